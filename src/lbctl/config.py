@@ -1,0 +1,261 @@
+"""The one configuration tree, frozen, with units in the names.
+
+Every leaf can be set, in rising order of precedence, by its default here, a key in
+`lbctl.toml`, `LBCTL_<NAME>` in the environment, or the flag of the same name. Leaf names are
+unique over all sections, so `LBCTL_CONNECT_TIMEOUT_S` needs no section; in the file a leaf
+stands either at the top or in the table of its section.
+
+Each leaf's help gives what it does and the hazard of changing it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from lbctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ENV_PREFIX = "LBCTL_"
+MAX_REPLICAS = 10_000
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def _leaf(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(
+        default=default, metadata={"help": text, "low": low, "high": high, "choices": choices}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds after which the request path gives up."""
+
+    connect_timeout_s: float = _leaf(2.0, "to open a connection to a backend", low=0.01)
+    response_timeout_s: float = _leaf(
+        30.0, "from the whole request to the head of its response; then 504", low=0.01
+    )
+    head_timeout_s: float = _leaf(10.0, "for a client to send a whole head; then 408", low=0.01)
+    client_idle_timeout_s: float = _leaf(60.0, "a client's connection may rest", low=0.01)
+    upstream_idle_timeout_s: float = _leaf(
+        55.0,
+        "a backend's connection may rest; keep it under the backend's own keep-alive (75 s in "
+        "the nginx image), or requests meet closed connections",
+        low=0.01,
+    )
+    body_idle_timeout_s: float = _leaf(60.0, "a body may stand still, either way", low=0.01)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker takes before it says no."""
+
+    head_limit_bytes: int = _leaf(32_768, "of a request or response head; then 431", low=256)
+    head_limit_fields: int = _leaf(100, "fields of a head; then 431", low=1)
+    connections_per_worker: int = _leaf(10_000, "clients at a time", low=1)
+    write_buffer_bytes: int = _leaf(
+        65_536, "waiting for a slow reader before its sender is paused", low=1024
+    )
+    idle_upstreams_per_backend: int = _leaf(256, "kept open, a worker", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The lb's own checks of each backend."""
+
+    probe_interval_s: float = _leaf(2.0, "between checks", low=0.05)
+    probe_timeout_s: float = _leaf(1.0, "of one check", low=0.01)
+    first_probe_interval_s: float = _leaf(0.1, "between the checks of a newcomer", low=0.01)
+    first_probe_period_s: float = _leaf(10.0, "for which a newcomer is checked so often", low=0)
+    probe_jitter: float = _leaf(0.1, "of an interval, to either side", low=0, high=0.5)
+    fall: int = _leaf(3, "failures in a row that take a backend out", low=1)
+    rise: int = _leaf(2, "passes in a row that bring it back; a newcomer needs one", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Discovery, membership and the publisher."""
+
+    debounce_quiet_s: float = _leaf(0.02, "without a change before newcomers enter", low=0)
+    debounce_limit_s: float = _leaf(0.1, "at most, however many come", low=0)
+    resync_interval_s: float = _leaf(30.0, "between full looks at the runtime", low=0.1)
+    reconnect_min_s: float = _leaf(0.1, "first wait after the event stream broke", low=0.01)
+    reconnect_max_s: float = _leaf(5.0, "longest such wait", low=0.01)
+    stopping_period_s: float = _leaf(
+        15.0,
+        "a container that was sent a terminating signal and still runs is taken to be leaving",
+        low=0.1,
+    )
+    publish_timeout_s: float = _leaf(1.0, "to write a list into one backend", low=0.01)
+    publish_concurrency: int = _leaf(64, "backends written to at a time", low=1)
+    publish_retry_min_s: float = _leaf(0.1, "first wait after a failed write", low=0.01)
+    publish_retry_max_s: float = _leaf(5.0, "longest such wait", low=0.01)
+    repair_interval_s: float = _leaf(30.0, "between checks of each backend's list", low=0.1)
+    drain_timeout_s: float = _leaf(10.0, "a leaving backend may finish its requests", low=0)
+    scale_timeout_s: float = _leaf(30.0, "`scale` waits before it says who lags", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    project: str = _leaf("lbctl", "name of the stack; several run side by side")
+    runtime: str = _leaf("auto", "where backends live", choices=("auto", "docker", "local"))
+    bind: str = _leaf("", "address of the traffic port; all on docker, 127.0.0.1 on local")
+    port: int = _leaf(8080, "of the traffic", low=1, high=65_535)
+    admin_bind: str = _leaf("127.0.0.1", "address of the admin port")
+    admin_port: int = _leaf(9900, "of dashboard, metrics and API", low=1, high=65_535)
+    workers: int = _leaf(0, "processes that proxy; 0: one a CPU", low=0, high=1024)
+    access_log: str = _leaf("json", "one line a request", choices=("json", "off"))
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
+    health: Health = field(default_factory=Health)
+    control: Control = field(default_factory=Control)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One setting: its section ("" at the top), name, type, default and constraints."""
+
+    section: str
+    name: str
+    kind: type
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    def parse(self, raw: object, where: str) -> Any:
+        """Convert and check one given value. Raises UsageError that names `where`."""
+        if self.kind is str:
+            value: Any = str(raw)
+            if self.choices and value not in self.choices:
+                raise UsageError(f"{where}: {value!r} is none of {', '.join(self.choices)}")
+            return value
+        try:
+            if isinstance(raw, bool):
+                raise ValueError
+            value = int(str(raw), 10) if self.kind is int else float(str(raw))
+        except ValueError:
+            noun = "a whole number" if self.kind is int else "a number"
+            raise UsageError(f"{where}: {raw!r} is not {noun}") from None
+        if not self._within(value):
+            raise UsageError(f"{where}: {raw} is out of range ({self.range_text()})")
+        return value
+
+    def _within(self, value: float) -> bool:
+        # NaN fails every comparison, so the test is for being inside.
+        above = value >= (self.low if self.low is not None else float("-inf"))
+        below = value <= (self.high if self.high is not None else 1e12)
+        return above and below
+
+    def range_text(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return f"at least {self.low:g}" if self.low is not None else "finite"
+
+
+def _walk(kind: type, section: str) -> Iterator[Leaf]:
+    hints = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)  # noqa: S101 - narrows for the type checker
+            yield from _walk(hint, item.name)
+        else:
+            meta = item.metadata
+            yield Leaf(
+                section, item.name, hint, item.default,
+                meta["help"], meta["low"], meta["high"], meta["choices"],
+            )  # fmt: skip
+
+
+LEAVES: dict[str, Leaf] = {leaf.name: leaf for leaf in _walk(Config, "")}
+
+
+def project_name(raw: str) -> str:
+    """Check a project's name: it becomes part of container, network and file names."""
+    if not _PROJECT.fullmatch(raw):
+        raise UsageError(
+            f"project {raw!r}: 1 to 40 of a-z, 0-9, '-' and '_', starting with a letter or digit"
+        )
+    return raw
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    values: dict[str, Any] = {}
+    sections = {leaf.section for leaf in LEAVES.values() if leaf.section}
+    for key, value in document.items():
+        inner = value if isinstance(value, dict) and key in sections else {key: value}
+        for name, raw in inner.items():
+            leaf = LEAVES.get(name)
+            if leaf is None or (inner is value and leaf.section != key):
+                raise UsageError(f"{path}: unknown setting {name!r}")
+            values[name] = leaf.parse(raw, f"{path}: {name}")
+    return values
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Config:
+    """Merge file, environment and flags (None = not given) into a Config.
+
+    `file` defaults to LBCTL_CONFIG, then `lbctl.toml` here if there is one.
+    Raises UsageError naming the setting and where it came from.
+    """
+    env = os.environ if environ is None else environ
+    if file is None:
+        named = env.get(ENV_PREFIX + "CONFIG")
+        file = Path(named) if named else Path("lbctl.toml")
+        if not named and not file.is_file():
+            file = None
+    values = _from_file(file) if file is not None else {}
+    for leaf in LEAVES.values():
+        given = env.get(leaf.variable)
+        if given is not None:
+            values[leaf.name] = leaf.parse(given, leaf.variable)
+    for name, raw in (flags or {}).items():
+        if raw is not None:
+            values[name] = LEAVES[name].parse(raw, "--" + name.replace("_", "-"))
+    project_name(values.get("project", "lbctl"))
+    return _build(Config, values)
+
+
+def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    hints = get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)  # noqa: S101 - narrows for the type checker
+            names = {f.name for f in dataclasses.fields(hint)}
+            arguments[item.name] = hint(**{k: v for k, v in values.items() if k in names})
+        elif item.name in values:
+            arguments[item.name] = values[item.name]
+    return kind(**arguments)

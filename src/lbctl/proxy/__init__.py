@@ -1,0 +1,1 @@
+"""The request path: asyncio Protocols that forward, and the pools between them."""

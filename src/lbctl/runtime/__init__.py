@@ -1,0 +1,1 @@
+"""Where backends live: containers of a Docker engine, or local nginx processes."""
