@@ -32,7 +32,7 @@ async def eventually(
     while True:
         try:
             result = check()
-            value: T = await result if inspect.isawaitable(result) else result  # type: ignore[assignment]
+            value: T = await result if inspect.isawaitable(result) else result
             if value:
                 return value
             last = value
