@@ -1,0 +1,149 @@
+"""What of a message is passed on, and what is added (RFC 9110, section 7.6; RFC 9112).
+
+One serialiser serves both kinds of heads: plain ones go on as they are, followed by the
+lines of this hop; the others are written anew from their fields. Hop-by-hop fields end here;
+what a client claims about its origin (X-Forwarded-*, Forwarded) is dropped and said afresh.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbctl.core.http1 import CHUNKED, NO_BODY, UNTIL_CLOSE, connection_options
+
+if TYPE_CHECKING:
+    from lbctl.core.http1 import Request, Response
+
+VIA = b"Via: 1.1 lbctl\r\n"
+_CLOSE = b"Connection: close\r\n"
+_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+
+# Of this connection only. Content-Length and Transfer-Encoding are written from the length
+# that was understood, so that what is forwarded is what was checked.
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy",  # becomes HTTP_PROXY in a CGI's environment ("httpoxy", CVE-2016-5385)
+        b"te",
+        b"upgrade",
+        b"http2-settings",
+        b"content-length",
+        b"transfer-encoding",
+    )
+)
+# A Connection header must not make us drop what the next hop relies on.
+_NOT_FOR_CONNECTION_TO_NAME = frozenset((b"host", b"authorization", b"cookie", b"via"))
+
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+
+
+def origin_lines(client_ip: str, scheme: str) -> bytes:
+    """The lines about a client that stay the same as long as its connection lasts."""
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%b" % (
+        client_ip.encode("ascii"),
+        scheme.encode("ascii"),
+        VIA,
+    )
+
+
+def _claims_origin(name: bytes) -> bool:
+    """Whether a field speaks about who the client is: ours to say, under any spelling."""
+    return name == b"forwarded" or name.replace(b"_", b"-").startswith(b"x-forwarded-")
+
+
+def request_head(request: Request, origin: bytes) -> bytes:
+    """The head for the backend: HTTP/1.1, this hop's lines last. `origin`: origin_lines()."""
+    host = request.host
+    if request.plain:
+        return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (request.raw[:-2], host, origin)
+    dropped = connection_options(request.fields) - _NOT_FOR_CONNECTION_TO_NAME
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, request.target, host)]
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in request.fields
+        if name not in _HOP_BY_HOP
+        and name not in dropped
+        and name != b"host"
+        and not _claims_origin(name)
+    ]
+    if request.length == CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif request.length != NO_BODY or any(name == b"content-length" for name, _ in request.fields):
+        lines.append(b"Content-Length: %d\r\n" % request.length)
+    lines.append(b"X-Forwarded-Host: %b\r\n%b\r\n" % (host, origin))
+    return b"".join(lines)
+
+
+def response_head(response: Response, *, minor: int, keep_alive: bool) -> bytes:
+    """The head for the client, who speaks HTTP/1.`minor` and is told when we will close.
+
+    The status line says HTTP/1.1, our own version (RFC 9110, section 2.5).
+    """
+    if response.plain and keep_alive and minor == 1:
+        return response.raw
+    if response.plain:
+        connection = (
+            b"Connection: keep-alive\r\n\r\n" if keep_alive else b"Connection: close\r\n\r\n"
+        )
+        return response.raw[:-2] + connection
+    dropped = connection_options(response.fields) - _NOT_FOR_CONNECTION_TO_NAME
+    status_line = response.raw[: response.raw.index(b"\r\n") + 2]
+    lines = [b"HTTP/1.1" + status_line[8:]]
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in response.fields
+        if name not in _HOP_BY_HOP and name not in dropped
+    ]
+    lines += [
+        b"Content-Length: %b\r\n" % value
+        for name, value in response.fields
+        if name == b"content-length" and response.status >= 200 and response.status != 204
+    ]
+    if response.length == CHUNKED and minor == 1:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if response.status >= 200:
+        if not keep_alive:
+            lines.append(_CLOSE)
+        elif minor == 0:
+            lines.append(_KEEP_ALIVE)
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def response_outlives_connection(response: Response, minor: int) -> bool:
+    """Whether the client can tell where this response ends without our closing."""
+    return response.length != UNTIL_CLOSE and (response.length != CHUNKED or minor == 1)
+
+
+def own_response(
+    status: int, detail: str, date: bytes, *, keep_alive: bool, head_only: bool = False
+) -> bytes:
+    """An answer of the lb itself: plain text, one line. A 503 says when to come again."""
+    reason = _REASONS[status]
+    body = b"%d %b: %b\n" % (status, reason, detail.encode("ascii", "replace"))
+    return (
+        b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Content-Length: %d\r\n%b%b\r\n%b"
+        % (
+            status,
+            reason,
+            date,
+            len(body),
+            b"Retry-After: 1\r\n" if status == 503 else b"",
+            b"" if keep_alive else _CLOSE,
+            b"" if head_only else body,
+        )
+    )

@@ -1,0 +1,419 @@
+"""HTTP/1.x heads and bodies, read strictly (RFC 9112, RFC 9110).
+
+Rules of this module:
+
+- A message that two parsers could read in two ways is refused, never repaired: ProtocolError,
+  and the connection is closed. That holds for clients (400 ...) and for backends (502).
+- A head is checked by one compiled expression over the whole block; a second one finds the
+  fields that need thought. Possessive quantifiers keep both linear in the input.
+- Most heads need no thought at all: `plain` says that their bytes may be passed on as they
+  are. The others carry their fields.
+- Line ends are CRLF only, field names are tokens, values hold no control characters, there is
+  no obs-fold, no space before a colon. A leading empty line is skipped (section 2.2).
+- What a body is follows section 6.3: its length in bytes, or one of NO_BODY (0), CHUNKED and
+  UNTIL_CLOSE.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from lbctl.errors import ProtocolError
+
+NO_BODY = 0
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+HEAD_END = b"\r\n\r\n"
+_SAYS_KEEP_ALIVE = b"\r\nConnection: keep-alive\r\n"
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+
+_REQUEST = re.compile(
+    rb"(" + _TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" + _FIELDS
+).fullmatch
+_RESPONSE = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?+\r\n" + _FIELDS
+).fullmatch
+_FIELD = re.compile(rb"(" + _TOKEN + rb"++):[\t ]*+([^\r]*)\r\n").findall
+_FIELD_LINE = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n").fullmatch
+
+# The fields that decide about framing, connection or trust. Names with an underscore are
+# aliases of those with a dash in whatever maps headers to variables (CGI and its heirs).
+_THOUGHT_REQUEST = re.compile(
+    rb"\r\n(?i:(host):[\t ]*+([^\r]*)"
+    rb"|(?:connection|keep-alive|content[-_]length|transfer[-_]encoding|expect|upgrade|te"
+    rb"|trailer|http2-settings|proxy[^:\r]*+|x[-_]forwarded[^:\r]*+|forwarded):)"
+).findall
+_THOUGHT_RESPONSE = re.compile(
+    rb"\r\n(?i:content-length:[\t ]*+([0-9]{1,18})[\t ]*+(?=\r)"
+    rb"|(?:connection|keep-alive|content[-_]length|transfer[-_]encoding|upgrade|te|trailer"
+    rb"|proxy-connection):)"
+).findall
+
+_HOST_VALUE = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.vV]++\]|[0-9A-Za-z\-._~!$&'()*+,;=%]*+)(?::[0-9]{0,5})?"
+).fullmatch
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?].*)?").fullmatch
+_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n").fullmatch
+_BARE_LF = re.compile(rb"(?<!\r)\n").search
+_VERSION = re.compile(rb"[^\r\n ]++ [^\r\n ]++ HTTP/([0-9])\.[0-9]\r\n").match
+
+_NEVER_IN_TRAILERS = frozenset(
+    (b"transfer-encoding", b"content-length", b"host", b"connection", b"trailer", b"te")
+)
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Request:
+    """The head of a request.
+
+    `raw` is the head's bytes up to and including the empty line; where `plain` is true they
+    may be passed on as they stand, and `fields` is empty because nobody needs it. `length`
+    is the body's: bytes, or CHUNKED. `target` is in origin-form, or `*`.
+    """
+
+    __slots__ = (
+        "fields",
+        "host",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "plain",
+        "raw",
+        "target",
+    )
+
+    def __init__(
+        self,
+        raw: bytes,
+        method: bytes,
+        target: bytes,
+        minor: int,
+        host: bytes,
+        length: int = NO_BODY,
+        *,
+        keep_alive: bool = True,
+        fields: Fields | None = None,
+    ) -> None:
+        self.raw = raw
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.host = host
+        self.length = length
+        self.keep_alive = keep_alive
+        self.plain = fields is None
+        self.fields: Fields = fields or []
+
+
+class Response:
+    """The head of a response; `raw`, `plain`, `fields` as in Request.
+
+    `length` is the body's: bytes, CHUNKED or UNTIL_CLOSE. `keep_alive` tells whether the
+    backend's connection may carry another request after this.
+    """
+
+    __slots__ = ("fields", "keep_alive", "length", "minor", "plain", "raw", "status")
+
+    def __init__(
+        self,
+        raw: bytes,
+        status: int,
+        minor: int,
+        length: int,
+        *,
+        keep_alive: bool = True,
+        fields: Fields | None = None,
+    ) -> None:
+        self.raw = raw
+        self.status = status
+        self.minor = minor
+        self.length = length
+        self.keep_alive = keep_alive
+        self.plain = fields is None
+        self.fields: Fields = fields or []
+
+
+def head_end(data: bytes, limit_bytes: int) -> int:
+    """Where the head ends in `data` (after its empty line), or 0 if it is not all there yet.
+
+    Raises ProtocolError 414 or 431 past the limit, 400 as soon as a line ends without CR.
+    """
+    end = data.find(HEAD_END) + 4
+    if end > 3:
+        if end > limit_bytes:
+            raise _too_long(data, limit_bytes)
+        return end
+    if len(data) >= limit_bytes:
+        raise _too_long(data, limit_bytes)
+    if _BARE_LF(data):
+        raise ProtocolError(400, "bare_lf")
+    return 0
+
+
+def _too_long(data: bytes, limit_bytes: int) -> ProtocolError:
+    if data.find(b"\r\n", 0, limit_bytes) < 0:
+        return ProtocolError(414, "target_too_long")
+    return ProtocolError(431, "head_too_large")
+
+
+def parse_request(raw: bytes, limit_fields: int) -> Request:
+    """Read one whole request head, `raw` ending with its empty line.
+
+    Raises ProtocolError with the status for the client: 400, 431, 501 or 505.
+    """
+    match = _REQUEST(raw)
+    if match is None:
+        raise _why_no_request(raw)
+    if raw.count(b"\r\n") > limit_fields + 2:
+        raise ProtocolError(431, "too_many_fields")
+    method, target, minor = match.groups()
+    thought = _THOUGHT_REQUEST(raw)
+    if len(thought) == 1 and minor == b"1" and target[0] == 0x2F and method != b"CONNECT":
+        name, host = thought[0]
+        if name and _HOST_VALUE(host):
+            return Request(raw, method, target, 1, host)
+    return _careful_request(raw, method, target, int(minor))
+
+
+def _why_no_request(raw: bytes) -> ProtocolError:
+    version = _VERSION(raw)
+    if version and version.group(1) != b"1":
+        return ProtocolError(505, "http_version")
+    return ProtocolError(400, "malformed_head")
+
+
+def _split(raw: bytes) -> Fields:
+    """The fields of a checked head: lower-case names, values without outer white space."""
+    start = raw.index(b"\r\n") + 2
+    return [(name.lower(), value.rstrip(b" \t")) for name, value in _FIELD(raw, start)]
+
+
+def _careful_request(raw: bytes, method: bytes, target: bytes, minor: int) -> Request:
+    fields = _split(raw)
+    host, target = _host(fields, method, target, minor)
+    length = _request_length(fields, minor)
+    options = _options(fields)
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    return Request(raw, method, target, minor, host, length, keep_alive=keep_alive, fields=fields)
+
+
+def _host(fields: Fields, method: bytes, target: bytes, minor: int) -> tuple[bytes, bytes]:
+    """The host asked for and the target in origin-form (RFC 9112, sections 3.2 and 3.3)."""
+    if method == b"CONNECT":
+        raise ProtocolError(501, "connect")
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) > 1 or (minor == 1 and not hosts):
+        raise ProtocolError(400, "host")
+    host = hosts[0] if hosts else b""
+    if not _HOST_VALUE(host):
+        raise ProtocolError(400, "host")
+    if target[0] == 0x2F:
+        return host, target
+    if target == b"*":
+        if method != b"OPTIONS":
+            raise ProtocolError(400, "target")
+        return host, target
+    absolute = _ABSOLUTE(target)
+    if absolute is None or not _HOST_VALUE(absolute.group(1)):
+        raise ProtocolError(400, "target")
+    authority, rest = absolute.groups()
+    if hosts and authority.lower() != host.lower():
+        raise ProtocolError(400, "host_disagrees")
+    rest = rest or b"/"
+    return authority, rest if rest[0] == 0x2F else b"/" + rest
+
+
+def _lengths(fields: Fields, status: int) -> tuple[int | None, bool]:
+    """Content-Length (None: absent) and whether the body is chunked (section 6.3).
+
+    Raises ProtocolError `status` for everything that leaves a choice.
+    """
+    length: int | None = None
+    chunked = False
+    for name, value in fields:
+        if name == b"content-length":
+            if length is not None or not _LENGTH(value):
+                raise ProtocolError(status, "content_length")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked":
+                known = status == 400 and not chunked and value.lower().endswith(b", chunked")
+                raise ProtocolError(501 if known else status, "transfer_encoding")
+            chunked = True
+        elif name in (b"content_length", b"transfer_encoding"):
+            raise ProtocolError(status, "framing_alias")
+    if chunked and length is not None:
+        raise ProtocolError(status, "two_lengths")
+    return length, chunked
+
+
+def _request_length(fields: Fields, minor: int) -> int:
+    length, chunked = _lengths(fields, 400)
+    if chunked:
+        if minor == 0:
+            raise ProtocolError(400, "transfer_encoding")
+        return CHUNKED
+    return length or NO_BODY
+
+
+def _options(fields: Fields) -> set[bytes]:
+    """The connection options, in lower case (RFC 9110, section 7.6.1)."""
+    options: set[bytes] = set()
+    for name, value in fields:
+        if name == b"connection":
+            options.update(option.strip(b" \t").lower() for option in value.split(b","))
+    return options
+
+
+connection_options = _options
+
+
+def parse_response(raw: bytes, request_method: bytes, limit_fields: int) -> Response:
+    """Read one whole response head, `raw` ending with its empty line.
+
+    `request_method` decides whether there is a body. Raises ProtocolError 502.
+    """
+    match = _RESPONSE(raw)
+    if match is None or raw.count(b"\r\n") > limit_fields + 2:
+        raise ProtocolError(502, "bad_response")
+    status = int(match.group(2))
+    if match.group(1) == b"1":
+        # nginx says so with every response; on HTTP/1.1 it means nothing, and ends here.
+        at = raw.find(_SAYS_KEEP_ALIVE)
+        if at > 0:
+            raw = raw[: at + 2] + raw[at + len(_SAYS_KEEP_ALIVE) :]
+        thought = _THOUGHT_RESPONSE(raw)
+        if len(thought) == 1 and thought[0] and status >= 200:
+            bodiless = request_method == b"HEAD" or status in (204, 304)
+            return Response(raw, status, 1, NO_BODY if bodiless else int(thought[0]))
+    return _careful_response(raw, status, int(match.group(1)), request_method)
+
+
+def _careful_response(raw: bytes, status: int, minor: int, request_method: bytes) -> Response:
+    fields = _split(raw)
+    length, chunked = _lengths(fields, 502)
+    if chunked and minor == 0:
+        raise ProtocolError(502, "transfer_encoding")
+    options = _options(fields)
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    body = CHUNKED if chunked else UNTIL_CLOSE if length is None else length
+    if request_method == b"HEAD" or status < 200 or status in (204, 304):
+        body = NO_BODY
+    if body == UNTIL_CLOSE:
+        keep_alive = False
+    return Response(raw, status, minor, body, keep_alive=keep_alive, fields=fields)
+
+
+class _Chunk(Enum):
+    SIZE = "size"
+    DATA = "data"
+    DATA_END = "data end"
+    TRAILER = "trailer"
+
+
+class ChunkedBody:
+    """Checks a chunked body as it streams by (RFC 9112, section 7.1).
+
+    Feed it bytes as they come; it returns those that may be passed on, which are whole
+    lines and data only: half a chunk line waits until the rest has been seen. After `done`,
+    `rest` holds what came behind the message. With `decode`, only the data is returned,
+    without sizes and trailers, for peers that know no chunks.
+    """
+
+    __slots__ = (
+        "_decode",
+        "_held",
+        "_left",
+        "_limit",
+        "_state",
+        "_status",
+        "_trailers",
+        "done",
+        "rest",
+    )
+
+    def __init__(self, status: int, limit_bytes: int, *, decode: bool = False) -> None:
+        """`status` is that of the errors (400 or 502); `limit_bytes` bounds a chunk line and
+        the trailers together.
+        """
+        self._status = status
+        self._limit = limit_bytes
+        self._decode = decode
+        self._state = _Chunk.SIZE
+        self._left = 0
+        self._held = b""
+        self._trailers = 0
+        self.done = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises ProtocolError as soon as a byte cannot belong there."""
+        if self._state is _Chunk.DATA and len(data) <= self._left:
+            self._left -= len(data)  # the most common case: the same object goes through
+            if not self._left:
+                self._state = _Chunk.DATA_END
+            return data
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        decoded: list[bytes] = []
+        position, size = 0, len(data)
+        while position < size:
+            if self._state is _Chunk.DATA:
+                end = min(position + self._left, size)
+                if self._decode:
+                    decoded.append(data[position:end])
+                self._left -= end - position
+                position = end
+                if not self._left:
+                    self._state = _Chunk.DATA_END
+                continue
+            end = data.find(b"\n", position) + 1
+            if not end:
+                self._hold(data[position:])
+                break
+            self._line(data[position:end])
+            position = end
+            if self.done:
+                self.rest = data[position:]
+                break
+        if self._decode:
+            return b"".join(decoded)
+        return data if position == size else data[:position]
+
+    def _hold(self, part: bytes) -> None:
+        """Keep an unfinished line, if it can still become one."""
+        possible = {
+            _Chunk.SIZE: part[:1] in b"0123456789abcdefABCDEF",
+            _Chunk.DATA_END: part == b"\r",
+        }
+        if len(part) + self._trailers > self._limit or not possible.get(self._state, True):
+            raise ProtocolError(self._status, "chunk")
+        self._held = part
+
+    def _line(self, line: bytes) -> None:
+        if self._state is _Chunk.SIZE:
+            match = _CHUNK_LINE(line)
+            if match is None or len(line) > self._limit:
+                raise ProtocolError(self._status, "chunk")
+            self._left = int(match.group(1), 16)
+            self._state = _Chunk.DATA if self._left else _Chunk.TRAILER
+        elif self._state is _Chunk.DATA_END:
+            if line != b"\r\n":
+                raise ProtocolError(self._status, "chunk")
+            self._state = _Chunk.SIZE
+        elif line == b"\r\n":
+            self.done = True
+        else:
+            self._trailers += len(line)
+            name = line.partition(b":")[0].lower()
+            forbidden = name in _NEVER_IN_TRAILERS
+            if forbidden or self._trailers > self._limit or not _FIELD_LINE(line):
+                raise ProtocolError(self._status, "trailer")

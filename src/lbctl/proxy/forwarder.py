@@ -1,0 +1,189 @@
+"""The one owner of a worker's routes, pools, counters and clock.
+
+Timeouts cost nothing a request: a connection writes its deadline as a plain number, and one
+sweep every SWEEP_INTERVAL_S looks at all of them. `now` is the sweep's clock, so a deadline is
+late by at most one interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from email.utils import formatdate
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lbctl.core.balancing import RoundRobin
+from lbctl.core.forwarding import origin_lines
+from lbctl.proxy.downstream import Downstream
+from lbctl.proxy.pool import Pool
+from lbctl.proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lbctl.config import Config
+    from lbctl.model import Snapshot
+    from lbctl.proxy.accesslog import AccessLog
+
+SWEEP_INTERVAL_S = 0.25
+_DRAIN_REST_S = 1.0
+"""A draining worker lets a client at rest this long send one more request: its answer says
+`Connection: close`, which loses nothing, while closing now might cross a request under way."""
+
+
+class Forwarder:
+    """Everything the connections of one worker share."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        first_turn: int = 0,
+        access_log: AccessLog | None = None,
+        on_suspect: Callable[[str], None] | None = None,
+        on_settled: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_suspect(backend_id)` hears of failures on live traffic; `on_settled()` that an
+        unrouted backend has nothing in flight any more.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.timeouts = config.timeouts
+        self.limits = config.limits
+        self.access_log = access_log
+        self.now = self.loop.time()
+        self.date = formatdate(usegmt=True).encode("ascii")
+        self.draining = False
+        self.revision = 0
+        self.pools: dict[str, Pool] = {}
+        self.refused: Counter[str] = Counter()
+        self.downstreams: set[Downstream] = set()
+        self._balancer: RoundRobin[Pool] = RoundRobin(first_turn)
+        self._routed = 0
+        self._on_suspect = on_suspect
+        self._on_settled = on_settled
+        self._connects: set[asyncio.Task[None]] = set()
+        self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+
+    # Routes.
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Route on `snapshot` from the next request on. Requests in flight go on."""
+        routed: list[Pool] = []
+        for backend in snapshot.routes:
+            pool = self.pools.get(backend.id)
+            if pool is None or pool.backend != backend:
+                if pool is not None:
+                    self._unroute(pool)
+                pool = self.pools[backend.id] = Pool(
+                    backend, self.limits.idle_upstreams_per_backend
+                )
+            pool.routed = True
+            routed.append(pool)
+        kept = {pool.backend.id for pool in routed}
+        for pool in list(self.pools.values()):
+            if pool.backend.id not in kept:
+                self._unroute(pool)
+        self._routed = len(routed)
+        self._balancer.update(routed)
+        self.revision = snapshot.revision
+
+    def _unroute(self, pool: Pool) -> None:
+        pool.routed = False
+        pool.close_idle(before=float("inf"))
+
+    def pick(self, avoid: tuple[Pool, ...]) -> Pool | None:
+        """The backend whose turn it is."""
+        return self._balancer.pick(avoid)
+
+    def others(self, pool: Pool) -> bool:
+        """Whether a backend other than this one is in rotation."""
+        return self._routed > (1 if pool.routed else 0)
+
+    def suspect(self, pool: Pool) -> None:
+        """Live traffic failed on a backend; the control plane should look at it now."""
+        if self._on_suspect is not None:
+            self._on_suspect(pool.backend.id)
+
+    def settled(self, pool: Pool) -> None:
+        """A request left a pool."""
+        if not pool.routed and not pool.in_flight and self._on_settled is not None:
+            self._on_settled()
+
+    def connect(self, pool: Pool, downstream: Downstream) -> None:
+        """Open a connection; the answer goes to downstream.connected or .connect_failed."""
+        task = self.loop.create_task(self._connect(pool, downstream))
+        self._connects.add(task)
+        task.add_done_callback(self._connects.discard)
+
+    async def _connect(self, pool: Pool, downstream: Downstream) -> None:
+        backend = pool.backend
+        try:
+            async with asyncio.timeout(self.timeouts.connect_timeout_s):
+                _, upstream = await self.loop.create_connection(
+                    partial(Upstream, self, pool), backend.ip, backend.port
+                )
+        except TimeoutError:
+            self.suspect(pool)
+            downstream.connect_failed(pool, "connect_timeout")
+        except OSError:
+            self.suspect(pool)
+            downstream.connect_failed(pool, "connect_failed")
+        else:
+            downstream.connected(upstream)
+
+    # Clients.
+
+    def client(self, ip: str) -> Downstream:
+        """The protocol of a client's connection."""
+        return Downstream(self, ip, origin_lines(ip, "http"))
+
+    def joined(self, downstream: Downstream) -> None:
+        self.downstreams.add(downstream)
+
+    def left(self, downstream: Downstream) -> None:
+        self.downstreams.discard(downstream)
+
+    # The clock.
+
+    def _sweep(self) -> None:
+        now = self.now = self.loop.time()
+        self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self.date = formatdate(usegmt=True).encode("ascii")
+        for downstream in [one for one in self.downstreams if one.deadline <= now]:
+            downstream.expired()
+        for pool in self.pools.values():
+            pool.close_idle(before=now)
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    def forget(self, backend_id: str) -> None:
+        """Drop the pool of a backend that is out of rotation and at rest, once its counters
+        have been handed on.
+        """
+        pool = self.pools.get(backend_id)
+        if pool is not None and not pool.routed and not pool.in_flight:
+            del self.pools[backend_id]
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let clients finish; returns when the last one has left, or at the deadline."""
+        self.draining = True
+        started = self.loop.time()
+        rest_over = False
+        while self.downstreams and self.loop.time() - started < deadline_s:
+            if not rest_over and self.loop.time() - started >= _DRAIN_REST_S:
+                rest_over = True
+            if rest_over:
+                for downstream in list(self.downstreams):
+                    downstream.close_if_idle()
+            await asyncio.sleep(SWEEP_INTERVAL_S / 5)
+
+    def close(self) -> None:
+        """End what is left."""
+        self._sweeper.cancel()
+        for downstream in list(self.downstreams):
+            downstream.transport.abort()
+        for pool in self.pools.values():
+            pool.close_idle(before=float("inf"))
+        if self.access_log is not None:
+            self.access_log.flush()

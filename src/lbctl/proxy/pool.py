@@ -1,0 +1,82 @@
+"""One backend as a worker sees it: its idle connections and what was counted on it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S
+
+if TYPE_CHECKING:
+    from lbctl.model import Backend
+    from lbctl.proxy.upstream import Upstream
+
+
+class Pool:
+    """Connections to one backend, the last one used first, and plain integer counters.
+
+    A pool outlives its place in rotation: it stays until nothing is in flight on it.
+    """
+
+    __slots__ = (
+        "backend",
+        "buckets",
+        "changed",
+        "codes",
+        "duration_sum_s",
+        "idle",
+        "idle_limit",
+        "in_flight",
+        "open",
+        "retries",
+        "routed",
+    )
+
+    def __init__(self, backend: Backend, idle_limit: int) -> None:
+        self.backend = backend
+        self.idle: deque[Upstream] = deque()
+        self.idle_limit = idle_limit
+        self.open = 0
+        self.routed = True
+        self.in_flight = 0
+        self.codes = [0] * len(CODE_CLASSES)
+        self.buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
+        self.duration_sum_s = 0.0
+        self.retries: Counter[str] = Counter()
+        self.changed = True
+
+    def take(self) -> Upstream | None:
+        """An idle connection, if one is still open."""
+        idle = self.idle
+        while idle:
+            upstream = idle.pop()
+            if not upstream.transport.is_closing():
+                return upstream
+        return None
+
+    def release(self, upstream: Upstream, deadline: float) -> None:
+        """Keep a connection that may carry another request until `deadline`, or close it."""
+        if self.routed and len(self.idle) < self.idle_limit:
+            upstream.deadline = deadline
+            self.idle.append(upstream)
+        else:
+            upstream.transport.close()
+
+    def discard(self, upstream: Upstream) -> None:
+        """Forget an idle connection that its backend closed."""
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+
+    def close_idle(self, before: float) -> None:
+        """Close the idle connections whose deadline is earlier than `before`, oldest first."""
+        idle = self.idle
+        while idle and idle[0].deadline < before:
+            idle.popleft().transport.close()
+
+    def record(self, status: int, duration_s: float) -> None:
+        """Count one answered request."""
+        self.codes[status // 100 - 1 if status < 600 else 4] += 1
+        self.buckets[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+        self.duration_sum_s += duration_s
+        self.changed = True

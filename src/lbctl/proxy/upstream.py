@@ -1,0 +1,203 @@
+"""A connection to a backend: reads responses and hands them to the client's connection.
+
+It belongs either to its pool (idle: whatever arrives then closes it) or to exactly one
+Downstream, from begin() until the response is complete. Bytes of a body go straight from
+data_received to the client's transport; nothing is queued here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from lbctl.core.http1 import (
+    CHUNKED,
+    HEAD_END,
+    UNTIL_CLOSE,
+    ChunkedBody,
+    Response,
+    parse_response,
+)
+from lbctl.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from lbctl.proxy.downstream import Downstream
+    from lbctl.proxy.forwarder import Forwarder
+    from lbctl.proxy.pool import Pool
+
+_INTERIM_LIMIT = 16
+"""1xx responses before the final one; more is a flood."""
+
+
+class Upstream(asyncio.Protocol):
+    """One HTTP/1.1 connection to a backend."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_interim",
+        "_left",
+        "_paused",
+        "deadline",
+        "downstream",
+        "forwarder",
+        "pool",
+        "response",
+        "served",
+        "transport",
+    )
+
+    def __init__(self, forwarder: Forwarder, pool: Pool) -> None:
+        # process
+        self.forwarder = forwarder
+        self.pool = pool
+        # connection
+        self.transport: asyncio.Transport
+        self.deadline = 0.0  # while idle
+        self.served = 0  # requests answered before the present one
+        self._paused = False
+        # request
+        self.downstream: Downstream | None = None
+        self.response: Response | None = None
+        self._buffer = b""
+        self._left = 0
+        self._chunks: ChunkedBody | None = None
+        self._interim = 0
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        limit = self.forwarder.limits.write_buffer_bytes
+        self.transport.set_write_buffer_limits(high=limit)
+        self.pool.open += 1
+
+    def data_received(self, data: bytes) -> None:
+        if self.downstream is None:
+            self.pool.discard(self)  # nobody asked; a late answer must not meet a new request
+            self.transport.abort()
+            return
+        try:
+            if self.response is None:
+                self._head(self.downstream, data)
+            else:
+                self._body(self.downstream, self.response, data)
+        except ProtocolError as error:
+            self._leave().broken_response(self, error.reason)
+
+    def eof_received(self) -> None:
+        if self.downstream is None:
+            self.pool.discard(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.open -= 1
+        downstream = self.downstream
+        if downstream is None:
+            self.pool.discard(self)
+            return
+        response = self.response
+        if response is not None and response.length == UNTIL_CLOSE and exc is None:
+            self._finish(downstream, response, reusable=False)
+            return
+        untouched = response is None and not self._buffer and not self._interim
+        self._leave().upstream_lost(self, untouched=untouched)
+
+    def pause_writing(self) -> None:
+        if self.downstream is not None:
+            self.downstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.downstream is not None:
+            self.downstream.transport.resume_reading()
+
+    # Called by Downstream.
+
+    def begin(self, downstream: Downstream) -> None:
+        """Take on one request; the caller writes it."""
+        self.downstream = downstream
+        self.response = None
+        self._interim = 0
+
+    def pause(self) -> None:
+        """The client reads too slowly."""
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Give up the exchange: the client left, or took too long."""
+        self._leave()
+        self.transport.abort()
+
+    # The response.
+
+    def _head(self, downstream: Downstream, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        limits = self.forwarder.limits
+        while True:
+            end = data.find(HEAD_END) + 4
+            if end < 4 or end > limits.head_limit_bytes:
+                if len(data) >= limits.head_limit_bytes:
+                    raise ProtocolError(502, "response_head_too_large")
+                self._buffer = data
+                return
+            raw = data if end == len(data) else data[:end]
+            response = parse_response(raw, downstream.method, limits.head_limit_fields)
+            data = data[end:]
+            if response.status >= 200:
+                break
+            self._interim += 1
+            if response.status == 101 or self._interim > _INTERIM_LIMIT:
+                raise ProtocolError(502, "unasked_interim_response")
+            downstream.interim(response)
+        self.response = response
+        downstream.respond(response)
+        if response.length == CHUNKED:
+            decode = downstream.minor == 0
+            self._chunks = ChunkedBody(502, limits.head_limit_bytes, decode=decode)
+        else:
+            self._left = response.length
+        if data or response.length == 0:
+            self._body(downstream, response, data)
+
+    def _body(self, downstream: Downstream, response: Response, data: bytes) -> None:
+        if response.length >= 0:
+            left = self._left - len(data)
+            if left < 0:  # longer than declared: the rest is nobody's
+                data = data[: self._left]
+            self._left = left
+            downstream.forward(data)
+            if left <= 0:
+                self._finish(downstream, response, reusable=left == 0 and response.keep_alive)
+        elif self._chunks is None:
+            downstream.forward(data)
+        else:
+            downstream.forward(self._chunks.feed(data))
+            if self._chunks.done:
+                clean = not self._chunks.rest and response.keep_alive
+                self._finish(downstream, response, reusable=clean)
+
+    def _finish(self, downstream: Downstream, response: Response, *, reusable: bool) -> None:
+        self._leave()
+        self.resume()
+        self.served += 1
+        if reusable and not downstream.body_left:
+            forwarder = self.forwarder
+            self.pool.release(self, forwarder.now + forwarder.timeouts.upstream_idle_timeout_s)
+        else:
+            self.transport.close()
+        downstream.finished(response)
+
+    def _leave(self) -> Downstream:
+        downstream = self.downstream
+        assert downstream is not None  # noqa: S101 - the callers have one
+        self.downstream = None
+        self._buffer = b""
+        self._chunks = None
+        return downstream
