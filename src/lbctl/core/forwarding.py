@@ -25,16 +25,21 @@ _HOP_BY_HOP = frozenset(
         b"connection",
         b"keep-alive",
         b"proxy-connection",
-        b"proxy",  # becomes HTTP_PROXY in a CGI's environment ("httpoxy", CVE-2016-5385)
         b"te",
         b"upgrade",
-        b"http2-settings",
         b"content-length",
         b"transfer-encoding",
     )
 )
+_NOT_FOR_BACKENDS = _HOP_BY_HOP | {
+    b"host",  # written from what was understood: an absolute target says it too
+    b"http2-settings",
+    b"proxy",  # becomes HTTP_PROXY in a CGI's environment ("httpoxy", CVE-2016-5385)
+}
 # A Connection header must not make us drop what the next hop relies on.
-_NOT_FOR_CONNECTION_TO_NAME = frozenset((b"host", b"authorization", b"cookie", b"via"))
+_NOT_FOR_CONNECTION_TO_NAME = frozenset(
+    (b"authorization", b"cache-control", b"cookie", b"set-cookie", b"via")
+)
 
 _REASONS = {
     400: b"Bad Request",
@@ -61,7 +66,7 @@ def origin_lines(client_ip: str, scheme: str) -> bytes:
 
 def _claims_origin(name: bytes) -> bool:
     """Whether a field speaks about who the client is: ours to say, under any spelling."""
-    return name == b"forwarded" or name.replace(b"_", b"-").startswith(b"x-forwarded-")
+    return name == b"forwarded" or name.replace(b"_", b"-").startswith(b"x-forwarded")
 
 
 def request_head(request: Request, origin: bytes) -> bytes:
@@ -74,10 +79,7 @@ def request_head(request: Request, origin: bytes) -> bytes:
     lines += [
         b"%b: %b\r\n" % (name, value)
         for name, value in request.fields
-        if name not in _HOP_BY_HOP
-        and name not in dropped
-        and name != b"host"
-        and not _claims_origin(name)
+        if name not in _NOT_FOR_BACKENDS and name not in dropped and not _claims_origin(name)
     ]
     if request.length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -129,9 +131,16 @@ def response_outlives_connection(response: Response, minor: int) -> bool:
 
 
 def own_response(
-    status: int, detail: str, date: bytes, *, keep_alive: bool, head_only: bool = False
+    status: int,
+    detail: str,
+    date: bytes,
+    *,
+    minor: int,
+    keep_alive: bool,
+    head_only: bool = False,
 ) -> bytes:
     """An answer of the lb itself: plain text, one line. A 503 says when to come again."""
+    connection = _CLOSE if not keep_alive else _KEEP_ALIVE if minor == 0 else b""
     reason = _REASONS[status]
     body = b"%d %b: %b\n" % (status, reason, detail.encode("ascii", "replace"))
     return (
@@ -143,7 +152,7 @@ def own_response(
             date,
             len(body),
             b"Retry-After: 1\r\n" if status == 503 else b"",
-            b"" if keep_alive else _CLOSE,
+            connection,
             b"" if head_only else body,
         )
     )

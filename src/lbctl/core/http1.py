@@ -9,7 +9,7 @@ Rules of this module:
 - Most heads need no thought at all: `plain` says that their bytes may be passed on as they
   are. The others carry their fields.
 - Line ends are CRLF only, field names are tokens, values hold no control characters, there is
-  no obs-fold, no space before a colon. A leading empty line is skipped (section 2.2).
+  no obs-fold, no space before a colon. Empty lines before a head are skipped (section 2.2).
 - What a body is follows section 6.3: its length in bytes, or one of NO_BODY (0), CHUNKED and
   UNTIL_CLOSE.
 """
@@ -53,18 +53,22 @@ _THOUGHT_RESPONSE = re.compile(
     rb"|proxy-connection):)"
 ).findall
 
-_HOST_VALUE = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.vV]++\]|[0-9A-Za-z\-._~!$&'()*+,;=%]*+)(?::[0-9]{0,5})?"
-).fullmatch
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?].*)?").fullmatch
+_AUTHORITY = rb"(?:\[[0-9A-Fa-f:.vV]++\]|[0-9A-Za-z\-._~!$&'()*+,;=%]++)(?::[0-9]{0,5})?"
+_HOST_VALUE = re.compile(rb"(?:" + _AUTHORITY + rb")?").fullmatch  # empty: none is asked for
+_ABSOLUTE = re.compile(rb"(?i:https?)://(" + _AUTHORITY + rb")([/?].*)?").fullmatch
+_CODED_AND_CHUNKED = re.compile(rb"(?i)(?!chunked\b)[a-z-]+, chunked").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n").fullmatch
-_BARE_LF = re.compile(rb"(?<!\r)\n").search
-_VERSION = re.compile(rb"[^\r\n ]++ [^\r\n ]++ HTTP/([0-9])\.[0-9]\r\n").match
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*+").match
+_VERSION = re.compile(rb"[^\r\n ]++ [^\r\n ]++ HTTP/([0-9]\.[0-9])\r\n").match
 
-_NEVER_IN_TRAILERS = frozenset(
-    (b"transfer-encoding", b"content-length", b"host", b"connection", b"trailer", b"te")
-)
+# What decides about framing, routing, trust or how the content is read must be known before
+# the content (RFC 9110, section 6.5.1); some servers merge trailers into the head's fields.
+_NEVER_IN_TRAILERS = re.compile(
+    rb"(?i:transfer[-_]encoding|content[-_](?:length|encoding|type|range)|host|connection|te"
+    rb"|trailer|upgrade|keep-alive|expect|range|max-forwards|authorization|cookie|set-cookie"
+    rb"|proxy[^:]*|forwarded|x[-_]forwarded[^:]*)[\t ]*:"
+).match
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -140,6 +144,19 @@ class Response:
         self.fields: Fields = fields or []
 
 
+def without_empty_lines(data: bytes) -> bytes:
+    """`data` from the start of its first line that says something (section 2.2)."""
+    match = _EMPTY_LINES(data)
+    return data[match.end() :] if match else data
+
+
+def has_bare_lf(data: bytes) -> bool:
+    """Whether a line ends without CR. Counting is many times cheaper than a look-behind, which
+    matters where a peer sends its head byte by byte.
+    """
+    return data.count(b"\n") != data.count(b"\r\n")
+
+
 def head_end(data: bytes, limit_bytes: int) -> int:
     """Where the head ends in `data` (after its empty line), or 0 if it is not all there yet.
 
@@ -152,7 +169,7 @@ def head_end(data: bytes, limit_bytes: int) -> int:
         return end
     if len(data) >= limit_bytes:
         raise _too_long(data, limit_bytes)
-    if _BARE_LF(data):
+    if has_bare_lf(data):
         raise ProtocolError(400, "bare_lf")
     return 0
 
@@ -184,7 +201,7 @@ def parse_request(raw: bytes, limit_fields: int) -> Request:
 
 def _why_no_request(raw: bytes) -> ProtocolError:
     version = _VERSION(raw)
-    if version and version.group(1) != b"1":
+    if version and version.group(1) not in (b"1.0", b"1.1"):
         return ProtocolError(505, "http_version")
     return ProtocolError(400, "malformed_head")
 
@@ -221,12 +238,13 @@ def _host(fields: Fields, method: bytes, target: bytes, minor: int) -> tuple[byt
             raise ProtocolError(400, "target")
         return host, target
     absolute = _ABSOLUTE(target)
-    if absolute is None or not _HOST_VALUE(absolute.group(1)):
+    if absolute is None:
         raise ProtocolError(400, "target")
     authority, rest = absolute.groups()
     if hosts and authority.lower() != host.lower():
         raise ProtocolError(400, "host_disagrees")
-    rest = rest or b"/"
+    if not rest:
+        return authority, b"*" if method == b"OPTIONS" else b"/"
     return authority, rest if rest[0] == 0x2F else b"/" + rest
 
 
@@ -244,8 +262,8 @@ def _lengths(fields: Fields, status: int) -> tuple[int | None, bool]:
             length = int(value)
         elif name == b"transfer-encoding":
             if chunked or value.lower() != b"chunked":
-                known = status == 400 and not chunked and value.lower().endswith(b", chunked")
-                raise ProtocolError(501 if known else status, "transfer_encoding")
+                clear = not chunked and _CODED_AND_CHUNKED(value)  # but we know no codings
+                raise ProtocolError(501 if clear and status == 400 else status, "transfer_encoding")
             chunked = True
         elif name in (b"content_length", b"transfer_encoding"):
             raise ProtocolError(status, "framing_alias")
@@ -290,8 +308,8 @@ def parse_response(raw: bytes, request_method: bytes, limit_fields: int) -> Resp
         if at > 0:
             raw = raw[: at + 2] + raw[at + len(_SAYS_KEEP_ALIVE) :]
         thought = _THOUGHT_RESPONSE(raw)
-        if len(thought) == 1 and thought[0] and status >= 200:
-            bodiless = request_method == b"HEAD" or status in (204, 304)
+        if len(thought) == 1 and thought[0] and status >= 200 and status != 204:
+            bodiless = request_method == b"HEAD" or status == 304
             return Response(raw, status, 1, NO_BODY if bodiless else int(thought[0]))
     return _careful_response(raw, status, int(match.group(1)), request_method)
 
@@ -409,11 +427,11 @@ class ChunkedBody:
             if line != b"\r\n":
                 raise ProtocolError(self._status, "chunk")
             self._state = _Chunk.SIZE
-        elif line == b"\r\n":
-            self.done = True
         else:
             self._trailers += len(line)
-            name = line.partition(b":")[0].lower()
-            forbidden = name in _NEVER_IN_TRAILERS
-            if forbidden or self._trailers > self._limit or not _FIELD_LINE(line):
+            if self._trailers > self._limit:
+                raise ProtocolError(self._status, "trailer")
+            if line == b"\r\n":
+                self.done = True
+            elif _NEVER_IN_TRAILERS(line) or not _FIELD_LINE(line):
                 raise ProtocolError(self._status, "trailer")
