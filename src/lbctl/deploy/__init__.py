@@ -1,0 +1,100 @@
+"""Putting a whole stack on this machine, and taking it off again: what `lbctl up` and
+`lbctl down` do. `Stack` is the one interface; `docker` and `local` beside this implement it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lbctl.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """How a stack is wanted.
+
+    `config` carries the project, the ports and every setting of the lb's processes. The
+    images count on docker alone: an empty reference is lbctl's own image of this version,
+    which is built where it is absent, and built anew with `build`.
+    """
+
+    config: Config
+    lb_image: str = ""
+    backend_image: str = ""
+    build: bool = False
+
+
+class Address(NamedTuple):
+    """Where something listens on this machine."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """How a client on this machine reaches it: all addresses means loopback too."""
+        host = "127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStack:
+    """A stack of this project that is there. `lb` names its container or process; with
+    `running` False it has ended (or never started), and `up` or `down` is what helps.
+    """
+
+    runtime: str
+    project: str
+    lb: str
+    running: bool
+    traffic: Address
+    admin: Address
+    image: str = ""
+
+
+class Progress(Protocol):
+    """Where a long operation tells what it does."""
+
+    def note(self, text: str) -> None:
+        """One step, in words: stays on the screen."""
+
+    def log(self, line: str) -> None:
+        """One line of a build or a pull: of interest while it runs, or when it fails."""
+
+
+class Stack(Protocol):
+    """The stack of one project on one runtime. Raises only errors of lbctl.errors."""
+
+    runtime: str
+
+    async def find(self) -> FoundStack | None:
+        """What is there of this project; None where nothing is."""
+
+    async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
+        """Start the lb, or bring it to these options; backends are asked of it afterwards.
+
+        Run again with the same options, it changes nothing. When it fails, everything it
+        made is removed, and a stack that ran before runs on. Raises UsageError,
+        MachineError, OperationError (a port in use is one), ImageError.
+        """
+
+    async def down(self, progress: Progress) -> bool:
+        """End and remove everything of this project; False where there was nothing."""
+
+    async def admin_token(self) -> str:
+        """What changes through the admin port need. Never log it.
+
+        Raises OperationError while the lb has not made it yet.
+        """
+
+    def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
+        """The last `tail` lines of each process, "name | line", then with `follow` the new
+        ones as they come. Control characters are replaced.
+        """
+
+    async def close(self) -> None:
+        """Give back what this object holds open. The stack runs on."""

@@ -1,0 +1,118 @@
+"""Getting the images: used where they are there, built where they are lbctl's own, pulled
+where somebody named another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING, Final
+
+from lbctl import assets
+from lbctl.core.text import printable
+from lbctl.errors import ImageError
+from lbctl.runtime.containers import BACKEND_IMAGE, LB_IMAGE
+from lbctl.runtime.engine import EngineRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lbctl.deploy import Progress
+    from lbctl.runtime.containers import Json
+    from lbctl.runtime.engine import Engine
+
+BASE_IMAGE: Final = "alpine:3.10"
+_OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its build context
+_SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
+_TAIL_LINES: Final = 5  # of a failed build's log in its error
+
+
+async def ensure_images(
+    engine: Engine, lb_ref: str, backend_ref: str, build: bool, progress: Progress
+) -> str:
+    """See to it that both images are on the engine; returns the lb's id.
+
+    With `build`, lbctl's own are built also where they are there. Raises ImageError with the
+    image's name and the first cause, EngineError.
+    """
+    for ref in (backend_ref, lb_ref):
+        present = await engine.image(ref) is not None
+        if ref in _OWN and (build or not present):
+            await _build(engine, ref, progress)
+        elif not present:
+            await _pull(engine, ref, progress)
+    image = await engine.image(lb_ref)
+    if image is None:
+        raise ImageError(f"image {lb_ref} went away while it was needed")
+    return str(image["Id"])
+
+
+async def can_have_images(engine: Engine, lb_ref: str, backend_ref: str) -> bool:
+    """Whether the images are there, or those that are not are lbctl's own and their base is:
+    a guess without asking the network. Their build may still need it.
+    """
+    for ref in (backend_ref, lb_ref):
+        if await engine.image(ref) is None and (
+            ref not in _OWN or await engine.image(BASE_IMAGE) is None
+        ):
+            return False
+    return True
+
+
+async def _build(engine: Engine, ref: str, progress: Progress) -> None:
+    if await engine.image(BASE_IMAGE) is None:
+        try:
+            await _pull(engine, BASE_IMAGE, progress)
+        except ImageError as error:
+            raise ImageError(
+                f"cannot build {ref}: its base {BASE_IMAGE} is not here, and {error}"
+            ) from error
+    name = _OWN[ref]
+    progress.note(f"building {ref}")
+    latest = f"{ref.partition(':')[0]}:latest"
+    messages = engine.build(
+        assets.build_context(name), f"images/{name}/Dockerfile", tags=(ref, latest)
+    )
+    tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+    cause = ""
+    async for message in messages:
+        cause = str(message.get("error", "")).strip() or cause
+        # What apk or pip print within a step ends where they like, mostly at a newline.
+        for line in str(message.get("stream", "")).splitlines():
+            if line.strip():
+                plain = printable(line.rstrip(), 400)
+                tail.append(plain)
+                progress.log(plain)
+    if cause:
+        lines = "\n".join(f"    {line}" for line in tail)
+        raise ImageError(f"building {ref} failed: {printable(cause, 400)}\n{lines}")
+
+
+async def _pull(engine: Engine, ref: str, progress: Progress) -> None:
+    progress.note(f"pulling {ref}")
+    messages = engine.pull(ref)
+    cause = ""
+    try:
+        async for message in _unless_silent(messages):
+            cause = str(message.get("error", "")).strip() or cause
+            # Bars that move several times a second are left out.
+            if message.get("status") and not message.get("progressDetail"):
+                layer = f"{message['id']}: " if message.get("id") else ""
+                progress.log(printable(f"{layer}{message['status']}", 400))
+    except TimeoutError:
+        cause = f"the registry kept silent for {_SILENCE_S:g} s"
+    except EngineRefusedError as error:
+        cause = error.message
+    if cause:
+        raise ImageError(f"image {ref} cannot be pulled: {printable(cause, 400)}")
+
+
+async def _unless_silent(messages: AsyncIterator[Json]) -> AsyncIterator[Json]:
+    """The messages; TimeoutError where the next one takes too long."""
+    while True:
+        async with asyncio.timeout(_SILENCE_S):
+            try:
+                message = await anext(messages)
+            except StopAsyncIteration:
+                return
+        yield message

@@ -1,0 +1,323 @@
+"""A stack on the local runtime: one supervisor, detached from the terminal that started it.
+
+Everything of it lies in its state directory. The supervisor holds `supervisor.lock` as long as
+it lives, and all its processes hold `alive.lock` together, so `down` knows when the last one
+has gone, whatever ended the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from lbctl import paths, tokens
+from lbctl.config import LEAVES
+from lbctl.core.text import printable
+from lbctl.deploy import Address, FoundStack
+from lbctl.deploy.listening import check_addresses, refuse_listened
+from lbctl.errors import DeadlineError, OperationError, UsageError
+from lbctl.paths import write_atomically
+from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
+from lbctl.runtime.nginx import find_nginx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+    from lbctl.config import Config
+    from lbctl.deploy import Progress, StackOptions
+
+_LOOPBACK = "127.0.0.1"
+_START_S = 15.0
+_END_MARGIN_S = 15.0
+_POLL_S = 0.02
+_LOG_POLL_S = 0.2
+_EVERYWHERE = ("0.0.0.0", "::")
+
+
+class LocalStack:
+    """Implements lbctl.deploy.Stack."""
+
+    runtime = "local"
+
+    def __init__(self, project: str) -> None:
+        self._project = project
+        self._paths = paths.local(project)
+
+    async def find(self) -> FoundStack | None:
+        settings = self._saved_settings()
+        pid = self._supervisor()
+        if settings is None and not pid:
+            return None
+        return self._found(settings or {}, pid)
+
+    async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
+        config = _localised(options.config)
+        wanted = _settings(config)
+        find_nginx()
+        _refuse_closed_directories(self._paths.state)
+        pid = self._supervisor()
+        if pid and wanted == self._saved_settings():
+            return self._found(wanted, pid)
+        addresses = _addresses(config)
+        check_addresses(addresses)
+        _refuse_the_backends_ports(addresses)
+        before = self._saved_settings() if pid else None
+        refuse_listened(_new(addresses, before))
+        if pid:
+            progress.note("the settings have changed: starting the lb again")
+            await self._end(pid, config.control.drain_timeout_s)
+        return await self._start(config, wanted)
+
+    async def down(self, progress: Progress) -> bool:
+        if not self._paths.state.exists():
+            return False
+        pid = self._supervisor()
+        if pid:
+            progress.note(f"stopping the lb (process {pid})")
+        settings = self._saved_settings() or {}
+        drain_s = float(settings.get("drain_timeout_s", LEAVES["drain_timeout_s"].default))
+        await self._end(pid, drain_s)
+        shutil.rmtree(self._paths.state)
+        return True
+
+    async def admin_token(self) -> str:
+        try:
+            return self._paths.admin_token.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            raise OperationError("the lb has not made its admin token yet") from None
+        except OSError as error:
+            raise OperationError(f"cannot read the admin token: {error.strerror}") from None
+
+    async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
+        followed = {"lb": _Tail(self._paths.log)}
+        for name, log in self._backend_logs():
+            followed[name] = _Tail(log)
+        for name, file in followed.items():
+            for line in file.lines()[-tail:] if tail else []:
+                yield f"{name} | {line}"
+        while follow and self._supervisor():
+            await asyncio.sleep(_LOG_POLL_S)
+            for name, log in self._backend_logs():
+                followed.setdefault(name, _Tail(log))
+            for name, file in followed.items():
+                for line in file.lines():
+                    yield f"{name} | {line}"
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    # Files
+
+    def _saved_settings(self) -> dict[str, Any] | None:
+        try:
+            settings = json.loads(self._paths.serve.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return settings if isinstance(settings, dict) else None
+
+    def _found(self, settings: Mapping[str, Any], pid: int) -> FoundStack:
+        def setting(name: str) -> Any:
+            return settings.get(name, LEAVES[name].default)
+
+        return FoundStack(
+            runtime=self.runtime,
+            project=self._project,
+            lb=f"process {pid}" if pid else "no process",
+            running=bool(pid),
+            traffic=Address(setting("bind") or _LOOPBACK, setting("port")),
+            admin=Address(setting("admin_bind"), setting("admin_port")),
+        )
+
+    def _backend_logs(self) -> Iterator[tuple[str, Path]]:
+        for log in sorted(self._paths.backends.glob("*/nginx.log")):
+            yield log.parent.name, log
+
+    def _supervisor(self) -> int:
+        """Its pid, or 0 if none lives. Raises OperationError if that cannot be known."""
+        try:
+            with self._paths.lock.open("r") as file:
+                return int(file.read() or 0) if _is_held(file) else 0
+        except (FileNotFoundError, ValueError):
+            return 0
+        except OSError as error:
+            raise OperationError(f"cannot read {self._paths.lock}: {error.strerror}") from None
+
+    # Processes
+
+    async def _start(self, config: Config, settings: dict[str, Any]) -> FoundStack:
+        fresh = not self._paths.state.exists()
+        try:
+            tokens.ensure(self._paths)
+            write_atomically(self._paths.serve, json.dumps(settings).encode())
+            process = self._spawn(config)
+            await self._until_ready(process)
+        except BaseException as error:
+            if fresh:
+                shutil.rmtree(self._paths.state, ignore_errors=True)
+            if isinstance(error, OSError):
+                reason = f"cannot use {self._paths.state}: {error.strerror}"
+                raise OperationError(reason) from None
+            raise
+        return self._found(settings, process.pid)
+
+    def _spawn(self, config: Config) -> subprocess.Popen[bytes]:
+        """The supervisor, with every setting in its environment: it reads no file again."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("LBCTL_")
+        }
+        environment |= {
+            LEAVES[name].variable: str(value) for name, value in _settings(config).items()
+        }
+        environment["LBCTL_STATE_DIR"] = str(self._paths.state.parent)
+        with self._paths.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "lbctl", "serve", "--runtime", "local"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._paths.state,
+                env=environment,
+                start_new_session=True,
+            )
+
+    async def _until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it holds its lock: by then it listens."""
+        deadline = time.monotonic() + _START_S
+        try:
+            while self._supervisor() != process.pid:
+                if process.poll() is not None:
+                    raise OperationError(f"the lb ended at once: {self._last_words()}")
+                if time.monotonic() > deadline:
+                    raise DeadlineError(f"the lb is not ready after {_START_S:g} s")
+                await asyncio.sleep(_POLL_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+    def _last_words(self) -> str:
+        lines = _Tail(self._paths.log).lines() if self._paths.log.exists() else []
+        if not lines:
+            return "it said nothing"
+        try:
+            return str(json.loads(lines[-1])["message"])
+        except (ValueError, KeyError, TypeError):
+            return lines[-1]
+
+    async def _end(self, pid: int, drain_s: float) -> None:
+        """Ask the supervisor to end, and wait until all its processes have."""
+        deadline = time.monotonic() + drain_s + _END_MARGIN_S
+        if pid:
+            _signal(pid, signal.SIGTERM)
+        while self._somebody_lives():
+            if time.monotonic() > deadline:
+                _signal(self._supervisor(), signal.SIGKILL)  # the others die with it
+                deadline += drain_s + _END_MARGIN_S
+            await asyncio.sleep(_POLL_S)
+
+    def _somebody_lives(self) -> bool:
+        try:
+            with self._paths.alive.open("r") as file:
+                return _is_held(file)
+        except FileNotFoundError:
+            return bool(self._supervisor())
+
+
+class _Tail:
+    """The lines of a growing file, each once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def lines(self) -> list[str]:
+        """The whole lines that have come since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [printable(line, 16_384) for line in whole.decode(errors="replace").splitlines()]
+
+
+def _is_held(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        if pid:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise OperationError(f"process {pid} is another user's: run this as that user") from None
+
+
+def _localised(config: Config) -> Config:
+    """Backends on loopback need no traffic port beyond it, unless that is asked for."""
+    return dataclasses.replace(config, runtime="local", bind=config.bind or _LOOPBACK)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Every leaf that the lb's processes heed, by name."""
+    settings: dict[str, Any] = {}
+    for leaf in LEAVES.values():
+        if leaf.section != "deploy":
+            owner = getattr(config, leaf.section) if leaf.section else config
+            settings[leaf.name] = getattr(owner, leaf.name)
+    return settings
+
+
+def _addresses(config: Config) -> dict[str, Address]:
+    return {
+        "--port": Address(config.bind, config.port),
+        "--admin-port": Address(config.admin_bind, config.admin_port),
+    }
+
+
+def _refuse_closed_directories(state: Path) -> None:
+    """Started by root, workers and nginx run as others, and must get to their files."""
+    if os.geteuid() != 0:
+        return
+    for directory in state.parents:
+        if directory.exists() and not directory.stat().st_mode & 0o001:
+            raise UsageError(
+                f"{directory} lets nobody but its owner through, and the backends do not run as "
+                "root: set LBCTL_STATE_DIR to another place"
+            )
+
+
+def _new(addresses: Mapping[str, Address], before: Mapping[str, Any] | None) -> dict[str, Address]:
+    """Those that the running lb does not listen on itself."""
+    own = set()
+    if before is not None:
+        own = {(before["bind"], before["port"]), (before["admin_bind"], before["admin_port"])}
+    return {flag: address for flag, address in addresses.items() if tuple(address) not in own}
+
+
+def _refuse_the_backends_ports(addresses: Mapping[str, Address]) -> None:
+    """Raises UsageError: all addresses include those of the backends."""
+    for flag, address in addresses.items():
+        if address.host in _EVERYWHERE and address.port in (PUBLIC_PORT, ADMIN_PORT):
+            raise UsageError(
+                f"{flag} {address.port}: on all addresses it would take the backends' own port "
+                f"(127.x.y.z:{address.port}); choose another port, or one address"
+            )

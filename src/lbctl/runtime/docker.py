@@ -1,0 +1,176 @@
+"""The docker runtime: every backend is a container of its own.
+
+Theory. The engine's list is the truth, in one request however many containers there are. Its
+events are hints that the truth may have moved, with one exception: that a container was sent a
+terminating signal is seen nowhere in the list, and a backend that is about to go must not get
+another request. So `watch` reads, on one stream,
+
+- container events of this project's backends, told by their labels, and
+- network events of this project's network. These carry no labels of the container, which is
+  why the stream is not filtered by label; the engine filters by type and action, and what is
+  left is sorted here.
+
+The engine begins to answer a moment before it begins to listen. It keeps its last events, and
+asked for those since just before the request it leaves no gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from lbctl.core.text import printable
+from lbctl.errors import EngineError
+from lbctl.ports import Change
+from lbctl.runtime.containers import Names, backend_body, free_names, instance_of
+from lbctl.runtime.engine import EngineRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lbctl.model import Instance
+    from lbctl.runtime.containers import Json
+    from lbctl.runtime.engine import Engine
+
+log = logging.getLogger(__name__)
+
+_AT_A_TIME: Final = 8  # creations side by side: more of them make the engine no faster
+_CONTAINER_ACTIONS: Final = (
+    "start", "die", "kill", "stop", "pause", "unpause", "health_status", "oom", "destroy",
+)  # fmt: skip
+_NETWORK_ACTIONS: Final = ("connect", "disconnect")
+_TERMINATING: Final = frozenset({signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGKILL})
+
+
+class DockerRuntime:
+    """Backends of one project on one engine. Implements lbctl.ports.Runtime.
+
+    The network and the token volume must be there before `start` (lbctl.deploy makes them).
+    """
+
+    name = "docker"
+
+    def __init__(self, engine: Engine, project: str, image: str) -> None:
+        """`image` is what `start` makes backends from. `close` closes the engine too."""
+        self._engine = engine
+        self._names = Names(project)
+        self._image = image
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def start(self, count: int) -> list[str]:
+        names = free_names(self._names, await self._taken_names(), count)
+        slots = asyncio.Semaphore(_AT_A_TIME)
+        made: set[str] = set()
+
+        async def run(name: str) -> str:
+            async with slots:
+                backend = await self._engine.create(name, backend_body(self._names, self._image))
+                made.add(backend)
+                await self._engine.start(backend)
+                return backend
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(name)) for name in names]
+        except BaseException as error:
+            await self._discard(made)
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        return [task.result() for task in tasks]
+
+    async def stop(self, instance_id: str, grace_s: float) -> None:
+        try:
+            await self._engine.stop(instance_id, grace_s)
+        except EngineRefusedError as error:
+            if error.status != 404:
+                raise
+        await self._engine.remove(instance_id)
+
+    async def list(self) -> list[Instance]:
+        containers = await self._engine.containers(self._names.filters("backend"))
+        return [instance_of(container, self._names.network) for container in containers]
+
+    async def watch(self) -> AsyncIterator[Change]:
+        filters = {
+            "type": ["container", "network"],
+            "event": [*_CONTAINER_ACTIONS, *_NETWORK_ACTIONS],
+        }
+        async with self._engine.events(filters, since=f"{time.time():.9f}") as events:
+            yield Change("subscribed")
+            async for event in events:
+                change = self._change(event)
+                if change is None:
+                    continue
+                if change.action == "kill" and not change.leaving:
+                    change = await self._with_own_stop_signal(event, change)
+                yield change
+
+    async def _taken_names(self) -> set[str]:
+        """Names of this project's backends on the engine, whatever their labels say."""
+        pattern = re.escape(self._names.backend(0).removesuffix("0"))
+        containers = await self._engine.containers({"name": [f"^/?{pattern}[0-9]+$"]})
+        return {name.removeprefix("/") for found in containers for name in found["Names"]}
+
+    async def _discard(self, backends: set[str]) -> None:
+        """Remove half-made backends; what cannot be removed is left to the next scaling."""
+        results = await asyncio.gather(
+            *(self._engine.remove(backend) for backend in backends), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                log.warning("a half-made backend is left: %s", result)
+
+    def _change(self, event: Json) -> Change | None:
+        """The hint in an event; None where it is not about this project.
+
+        Raises EngineError at what no engine sends.
+        """
+        try:
+            action = str(event["Action"])
+            actor, attributes = str(event["Actor"]["ID"]), event["Actor"]["Attributes"] or {}
+            if event["Type"] == "network":
+                ours = attributes.get("name") == self._names.network
+                return Change(action, attributes.get("container", "")) if ours else None
+            labels = self._names.labels("backend")
+            if any(attributes.get(label) != value for label, value in labels.items()):
+                return None
+            # "health_status: healthy"; exec_create and its like carry a command there.
+            action = action.partition(":")[0]
+            if action not in _CONTAINER_ACTIONS:
+                return None
+            leaving = action == "kill" and _signal(attributes["signal"]) in _TERMINATING
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EngineError(
+                f"the engine's event stream is garbage: {printable(repr(event), 80)}"
+            ) from error
+        return Change(action, actor, leaving)
+
+    async def _with_own_stop_signal(self, event: Json, change: Change) -> Change:
+        """Whether a signal that is harmless to most is what makes this container stop (httpd's
+        image has SIGWINCH). Asked of the engine, since neither event nor list tells.
+        """
+        with contextlib.suppress(EngineError):
+            facts = await self._engine.inspect(change.id)
+            own = facts["Config"].get("StopSignal") or "SIGTERM"
+            sent = _signal(event["Actor"]["Attributes"]["signal"])
+            return Change(change.action, change.id, leaving=sent == _signal(own))
+        return change
+
+
+def _signal(text: str) -> int:
+    """A signal's number, from "15", "TERM" or "SIGTERM"; 0 for what is none."""
+    if text.isdecimal():
+        return int(text)
+    name = text.upper()
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except KeyError:
+        return 0

@@ -1,0 +1,218 @@
+"""Backends as nginx processes of this machine, each with an address of its own in 127.0.0.0/8.
+
+Same configuration template, same admin endpoint, same files as in a container. The supervisor
+runs the processes and restarts them, as an engine would; what a backend is stands in its
+directory, so a new controller, or a new supervisor, finds it again.
+
+    backends/NAME/backend.json   who it is
+    backends/NAME/nginx.conf
+    backends/NAME/nginx.log      what it says
+    backends/NAME/www, tmp       the only places it writes to
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import zlib
+from typing import TYPE_CHECKING
+
+from lbctl.assets import NginxSite, initial_files, render_nginx
+from lbctl.errors import EngineError, LbctlError
+from lbctl.model import Backend, Instance, Phase
+from lbctl.paths import PROGRAM_UID, write_atomically
+from lbctl.ports import Change
+from lbctl.runtime.nginx import find_nginx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from lbctl.paths import Paths
+    from lbctl.ports import ProgramHost
+    from lbctl.runtime.nginx import Nginx
+
+PUBLIC_PORT = 8080
+ADMIN_PORT = 9000
+_LAST_ADDRESS = 0xFFFE  # of the 16 bits that a project has
+
+
+class LocalRuntime:
+    """Implements ports.Runtime. Raises MachineError if no fitting nginx is installed."""
+
+    name = "local"
+
+    def __init__(self, project: str, paths: Paths, host: ProgramHost) -> None:
+        self._project = project
+        self._paths = paths
+        self._host = host
+        self._nginx = find_nginx()
+        self._backends = {backend.name: backend for backend in _saved(paths.backends)}
+        self._starting: set[str] = set()  # ids: made, not yet asked of the host
+        self._stopping: set[str] = set()  # ids: on their way out, process gone or not
+
+    async def recover(self) -> None:
+        """Run the backends whose directories are there and whose processes are not: those of
+        a supervisor that was killed.
+        """
+        running = {program.name for program in self._host.programs()}
+        missing = [backend for backend in self._backends.values() if backend.name not in running]
+        await asyncio.gather(*(self._run(backend) for backend in missing))
+
+    async def start(self, count: int) -> list[str]:
+        names, addresses = self._free_names(), self._free_addresses()
+        self._paths.backends.mkdir(mode=0o711, parents=True, exist_ok=True)
+        made: list[Backend] = []
+        try:
+            for _ in range(count):
+                backend = Backend(secrets.token_hex(6), next(names), next(addresses))
+                made.append(backend)
+                self._backends[backend.name] = backend
+                self._starting.add(backend.id)
+                self._lay_out(backend)
+            await asyncio.gather(*(self._run(backend) for backend in made))
+        except (OSError, LbctlError, StopIteration) as error:
+            for backend in made:
+                await self.stop(backend.id, 0)
+            raise EngineError(f"cannot start a backend: {error}") from None
+        finally:
+            self._starting.difference_update(backend.id for backend in made)
+        return [backend.id for backend in made]
+
+    async def stop(self, instance_id: str, grace_s: float) -> None:
+        backend = next((one for one in self._backends.values() if one.id == instance_id), None)
+        if backend is None:
+            return
+        self._stopping.add(instance_id)
+        try:
+            await self._host.stop(backend.name, signal.SIGQUIT, grace_s)
+            shutil.rmtree(self._directory(backend), ignore_errors=True)
+            self._backends.pop(backend.name, None)
+        finally:
+            self._stopping.discard(instance_id)
+
+    async def list(self) -> list[Instance]:
+        running = {program.name for program in self._host.programs() if program.pid}
+        return [
+            Instance(backend.id, backend.name, self._phase(backend, running), backend)
+            for backend in self._backends.values()
+            if backend.id not in self._starting
+        ]
+
+    def _phase(self, backend: Backend, running: set[str]) -> Phase:
+        if backend.id in self._stopping:
+            return Phase.STOPPING
+        return Phase.RUNNING if backend.name in running else Phase.EXITED
+
+    async def watch(self) -> AsyncIterator[Change]:
+        known: dict[str, int] | None = None
+        async for programs in self._host.changes():
+            pids = {program.name: program.pid for program in programs}
+            if known is None:
+                yield Change("subscribed")
+            else:
+                for change in self._changes(known, pids):
+                    yield change
+            known = pids
+
+    def _changes(self, before: dict[str, int], after: dict[str, int]) -> Iterator[Change]:
+        """A process that was replaced between two looks died and started, in this order."""
+        for name, backend in list(self._backends.items()):
+            old, new = before.get(name, 0), after.get(name, 0)
+            if old and old != new:
+                yield Change("die", backend.id)
+            if new and old != new:
+                yield Change("start", backend.id)
+        yield Change("programs")
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    def _directory(self, backend: Backend) -> Path:
+        return self._paths.backends / backend.name
+
+    def _lay_out(self, backend: Backend) -> None:
+        directory = self._directory(backend)
+        log = directory / "nginx.log"
+        site = NginxSite(
+            public=f"{backend.ip}:{backend.port}",
+            admin=f"{backend.ip}:{backend.admin_port}",
+            directory=directory,
+            tokens=self._paths.tokens,
+            error_log=log,
+        )
+        shutil.rmtree(directory, ignore_errors=True)
+        written = [directory, directory / "www", directory / "tmp", log]
+        for path in written[:3]:
+            path.mkdir()
+        for name, data in initial_files().items():
+            written.append(directory / "www" / name)
+            written[-1].write_bytes(data)
+        log.touch()
+        (directory / "nginx.conf").write_text(render_nginx(site), encoding="utf-8")
+        document = json.dumps(dataclasses.asdict(backend))
+        write_atomically(directory / "backend.json", document.encode())
+        if os.geteuid() == 0:
+            for path in written:
+                os.chown(path, PROGRAM_UID, PROGRAM_UID)
+
+    async def _run(self, backend: Backend) -> None:
+        directory = self._directory(backend)
+        argv = [self._nginx.program, "-p", str(directory), "-c", str(directory / "nginx.conf")]
+        if _has_early_log(self._nginx):
+            argv += ["-e", str(directory / "nginx.log")]
+        await self._host.run(backend.name, argv, directory / "nginx.log")
+
+    def _free_names(self) -> Iterator[str]:
+        number = 0
+        while True:
+            number += 1
+            name = f"{self._project}-backend-{number}"
+            if name not in self._backends:
+                yield name
+
+    def _free_addresses(self) -> Iterator[str]:
+        """Addresses that nobody listens on, lowest first. Projects begin in different blocks."""
+        block = 1 + zlib.crc32(self._project.encode()) % 254
+        first = int(ipaddress.IPv4Address(f"127.{block}.0.0"))
+        taken = {backend.ip for backend in self._backends.values()}
+        for offset in range(1, _LAST_ADDRESS):
+            address = str(ipaddress.IPv4Address(first + offset))
+            if address not in taken and _is_free(address):
+                yield address
+        raise EngineError(
+            f"no address of 127.{block}.0.0/16 has its ports {PUBLIC_PORT} and {ADMIN_PORT} free; "
+            "something may listen on all addresses"
+        )
+
+
+def _has_early_log(nginx: Nginx) -> bool:
+    """`-e` came with 1.19.5; without it nginx first complains about its compiled-in log."""
+    numbers = [int(part) for part in nginx.version.split(".") if part.isdigit()]
+    return numbers >= [1, 19, 5]
+
+
+def _is_free(address: str) -> bool:
+    for port in (PUBLIC_PORT, ADMIN_PORT):
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind((address, port))
+            except OSError:
+                return False
+    return True
+
+
+def _saved(directory: Path) -> Iterator[Backend]:
+    for file in sorted(directory.glob("*/backend.json")):
+        try:
+            yield Backend(**json.loads(file.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            shutil.rmtree(file.parent, ignore_errors=True)  # half made when its maker died

@@ -1,0 +1,468 @@
+"""A stack on a real engine. An image that only sleeps stands in for the lb and its backends:
+what the lb does inside is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import secrets
+import socket
+import tarfile
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from lbctl import assets
+from lbctl.config import Config, Control
+from lbctl.deploy import Address, StackOptions, images
+from lbctl.deploy.docker import DockerStack
+from lbctl.errors import EngineError, ImageError, OperationError, UsageError
+from tests.docker.conftest import BASE, docker, docker_aside, inspect
+from tests.support.deadlines import scaled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lbctl.runtime.engine import Engine
+    from tests.docker.conftest import Project
+
+pytestmark = pytest.mark.docker
+
+ABSENT = "127.0.0.1:1/lbctl-absent:1"  # a registry that refuses at once
+
+
+class Told:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest_asyncio.fixture
+async def stack(engine: Engine, project: Project) -> DockerStack:
+    return DockerStack(project.name, engine)
+
+
+@pytest.fixture
+def options(project: Project, sleeper: str, free_ports: list[int]) -> StackOptions:
+    config = Config(
+        project=project.name, bind="127.0.0.1", port=free_ports[0], admin_port=free_ports[1]
+    )
+    return StackOptions(config, lb_image=sleeper, backend_image=sleeper)
+
+
+def with_config(options: StackOptions, **changes: object) -> StackOptions:
+    return replace(options, config=replace(options.config, **changes))  # type: ignore[arg-type]
+
+
+def container_id(name: str) -> str:
+    return str(inspect(name)["Id"])
+
+
+async def test_up_find_and_down(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    assert await stack.find() is None
+
+    found = await stack.up(options, told)
+    assert found == await stack.find()
+    assert (found.lb, found.running, found.runtime) == (f"{project.name}-lb", True, "docker")
+    assert found.traffic == Address("127.0.0.1", options.config.port)
+    assert found.admin == Address("127.0.0.1", options.config.admin_port)
+    assert project.objects() == {
+        "containers": [f"{project.name}-lb"],
+        "networks": [project.name],
+        "volumes": [f"{project.name}_state", f"{project.name}_token"],
+    }
+
+    project.run("stranger")
+    assert await stack.down(told) is True
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+    assert await stack.find() is None
+    assert await stack.down(told) is False
+
+
+async def test_how_the_lb_is_confined(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(with_config(options, workers=3, control=Control(drain_timeout_s=5.0)), told)
+    facts = inspect(f"{project.name}-lb")
+    host = facts["HostConfig"]
+    assert host["NetworkMode"] == project.name
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert (host["Memory"], host["PidsLimit"]) == (1 << 30, 256)
+    assert host["CapDrop"] == ["ALL"]
+    assert sorted(host["CapAdd"]) == ["CHOWN", "KILL", "SETGID", "SETUID"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
+    mounts = {mount["Destination"]: mount for mount in facts["Mounts"]}
+    assert mounts["/run/lbctl"]["Name"] == project.names.token_volume
+    assert mounts["/var/lib/lbctl"]["Name"] == project.names.state_volume
+    assert mounts["/var/run/docker.sock"]["Type"] == "bind"
+    settings = {e.partition("=")[0]: e.partition("=")[2] for e in facts["Config"]["Env"]}
+    settings.pop("PATH")
+    assert settings == {
+        "LBCTL_PROJECT": project.name,
+        "LBCTL_WORKERS": "3",
+        "LBCTL_DRAIN_TIMEOUT_S": "5.0",
+        "LBCTL_BACKEND_IMAGE": options.backend_image,
+    }
+
+
+async def test_up_again_changes_nothing(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    before = inspect(f"{project.name}-lb")
+    notes = list(told.notes)
+    await stack.up(options, told)
+    after = inspect(f"{project.name}-lb")
+    assert before["Id"] == after["Id"]
+    assert before["State"]["StartedAt"] == after["State"]["StartedAt"]
+    assert told.notes == notes
+
+
+async def test_up_starts_an_lb_that_ended(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    before = container_id(f"{project.name}-lb")
+    docker("kill", before)
+    ended = await stack.find()
+    assert ended is not None
+    assert not ended.running
+    assert ended.traffic.port == options.config.port
+    assert (await stack.up(options, told)).running
+    assert container_id(f"{project.name}-lb") == before
+
+
+async def test_other_options_replace_the_lb(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told, free_ports: list[int]
+) -> None:
+    await stack.up(options, told)
+    first = container_id(f"{project.name}-lb")
+    moved = with_config(options, port=free_ports[2])
+    found = await stack.up(moved, told)
+    assert found.lb == f"{project.name}-lb"
+    assert found.traffic.port == free_ports[2]
+    assert told.notes[-1] == f"replacing {project.name}-lb: other ports"
+    second = container_id(f"{project.name}-lb")
+    assert second != first
+    await stack.up(with_config(moved, access_log="off"), told)
+    assert told.notes[-1] == f"replacing {project.name}-lb: other settings"
+    assert project.objects()["containers"] == [f"{project.name}-lb"]
+
+
+async def test_a_replacement_that_fails_leaves_the_old_one_running(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    before = container_id(f"{project.name}-lb")
+    broken = f"{project.name}-broken:1"
+    docker("build", "-t", broken, "-", stdin=f'FROM {BASE}\nCMD ["/not-there"]\n')
+    try:
+        with pytest.raises(EngineError, match="not-there"):
+            await stack.up(replace(options, lb_image=broken), told)
+        found = await stack.find()
+        assert found is not None
+        assert found.running
+        assert container_id(found.lb) == before
+        assert project.objects()["containers"] == [f"{project.name}-lb"]
+    finally:
+        docker("rmi", broken)
+
+
+async def test_what_an_interrupted_replacement_left_is_cleared(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    docker(
+        "create", "--name", f"{project.name}-lb-next", "--label", "lbctl.role=lb",
+        "--label", f"lbctl.project={project.name}", BASE,
+    )  # fmt: skip
+    found = await stack.up(with_config(options, workers=2), told)
+    assert found.lb == f"{project.name}-lb"
+    assert project.objects()["containers"] == [f"{project.name}-lb"]
+
+
+async def test_a_first_start_that_fails_leaves_nothing(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    broken = f"{project.name}-broken:1"
+    docker("build", "-t", broken, "-", stdin=f'FROM {BASE}\nCMD ["/not-there"]\n')
+    try:
+        with pytest.raises(EngineError, match="not-there"):
+            await stack.up(replace(options, lb_image=broken), told)
+    finally:
+        docker("rmi", broken)
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+async def test_an_up_that_is_cancelled_leaves_nothing(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    # At every point of it, as far as one can aim.
+    for delay_s in (0.02, 0.1, 0.2, 0.3, 0.4):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await stack.up(options, told)
+                await stack.down(told)
+        assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+async def test_a_port_of_another_project_is_refused(
+    stack: DockerStack,
+    engine: Engine,
+    project: Project,
+    other_project: Project,
+    options: StackOptions,
+    told: Told,
+) -> None:
+    await stack.up(options, told)
+    before = container_id(f"{project.name}-lb")
+    second = DockerStack(other_project.name, engine)
+    with pytest.raises(OperationError) as caught:
+        await second.up(with_config(options, project=other_project.name), told)
+    assert str(caught.value) == (
+        f"port {options.config.port} is in use by container {project.name}-lb; "
+        "choose another with --port"
+    )
+    assert other_project.objects() == {"containers": [], "networks": [], "volumes": []}
+    assert container_id(f"{project.name}-lb") == before
+    assert inspect(before)["State"]["Running"]
+
+
+async def test_a_port_of_a_program_is_refused(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", options.config.admin_port)),
+        pytest.raises(OperationError) as caught,
+    ):
+        await stack.up(options, told)
+    assert str(caught.value) == (
+        f"port {options.config.admin_port} is in use by another program; "
+        "choose another with --admin-port"
+    )
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+async def test_a_port_that_only_the_engine_finds_taken(
+    stack: DockerStack,
+    project: Project,
+    options: StackOptions,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As with an engine elsewhere: nothing can be tried from here.
+    monkeypatch.setattr("lbctl.deploy.docker.refuse_listened", lambda _: None)
+    with (
+        socket.create_server(("127.0.0.1", options.config.port)),
+        pytest.raises(OperationError, match=f"^port {options.config.port} is in use by"),
+    ):
+        await stack.up(options, told)
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+async def test_an_address_this_machine_lacks_is_refused(
+    stack: DockerStack,
+    project: Project,
+    options: StackOptions,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = with_config(options, bind="192.0.2.1")
+    with pytest.raises(UsageError, match=r"no address 192\.0\.2\.1"):
+        await stack.up(elsewhere, told)
+    monkeypatch.setattr("lbctl.deploy.docker.refuse_listened", lambda _: None)
+    with pytest.raises(UsageError, match=r"no address 192\.0\.2\.1"):
+        await stack.up(elsewhere, told)
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+async def test_what_is_not_lbctl_s_is_left_alone(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    docker("volume", "create", project.names.state_volume)
+    try:
+        with pytest.raises(UsageError, match=f"volume {project.names.state_volume} that is not"):
+            await stack.up(options, told)
+        assert await stack.down(told) is False
+    finally:
+        docker("volume", "rm", project.names.state_volume)
+    docker("network", "create", project.names.network)
+    try:
+        with pytest.raises(UsageError, match=f"network {project.name} that is not"):
+            await stack.up(options, told)
+        assert await stack.down(told) is False
+    finally:
+        docker("network", "rm", project.names.network)
+
+
+async def test_an_lb_of_compose_stays_as_it_is(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    project.make_surroundings()
+    docker("volume", "create", "--label", f"lbctl.project={project.name}",
+           project.names.state_volume)  # fmt: skip
+    port = options.config.port
+    docker(
+        "run", "-d", "--name", f"{project.name}-lb", "--network", project.name,
+        "--label", "lbctl.role=lb", "--label", f"lbctl.project={project.name}",
+        "-p", f"127.0.0.1:{port}:8080", BASE, "sleep", "600",
+    )  # fmt: skip
+    before = container_id(f"{project.name}-lb")
+    found = await stack.up(options, told)
+    assert container_id(found.lb) == before
+    assert "was not made by" in told.notes[-1]
+
+
+async def test_a_stranger_on_the_network_is_named(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    stranger = f"{project.name}-stranger"
+    docker("run", "-d", "--name", stranger, "--network", project.name, BASE, "sleep", "600")
+    try:
+        with pytest.raises(OperationError, match=f"still used by {stranger}"):
+            await stack.down(told)
+    finally:
+        docker("rm", "-f", stranger)
+    assert await stack.down(told) is True
+
+
+@pytest.mark.parametrize("name", ["bridge", "host", "none", "default"])
+async def test_docker_s_own_networks_are_no_project(engine: Engine, name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        DockerStack(name, engine)
+
+
+async def test_the_admin_token_is_read_from_the_lb(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    with pytest.raises(OperationError, match="no stack"):
+        await stack.admin_token()
+    await stack.up(options, told)
+    with pytest.raises(OperationError, match="not made its admin token yet"):
+        await stack.admin_token()
+    docker("exec", f"{project.name}-lb", "sh", "-c",
+           "umask 377; echo 5ecre7 > /var/lib/lbctl/admin-token")  # fmt: skip
+    assert await stack.admin_token() == "5ecre7"
+
+
+async def test_logs(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    await stack.up(options, told)
+    for name in ("backend-2", "backend-10"):
+        project.run(name)
+    lb, two, ten = (f"{project.name}-{name}" for name in ("lb", "backend-2", "backend-10"))
+    width = len(ten)
+
+    async def all_lines() -> list[str]:
+        return [line async for line in stack.logs(follow=False, tail=10)]
+
+    end = time.monotonic() + scaled(10)
+    while len(lines := await all_lines()) < 6:
+        assert time.monotonic() < end, lines
+    assert sorted(lines[:2]) == [f"{lb:{width}} | oops", f"{lb:{width}} | up"]
+    assert [line.partition(" ")[0] for line in lines] == [lb, lb, two, two, ten, ten]
+
+    followed = stack.logs(follow=True, tail=0)
+    waiting = asyncio.ensure_future(anext(followed))
+    docker("kill", "--signal", "TERM", two)  # its stream ends, the others go on
+    await docker_aside("exec", ten, "sh", "-c", "printf 'a\\033[31mb\\n' > /proc/1/fd/1")
+    async with asyncio.timeout(scaled(10)):
+        assert await waiting == f"{ten} | a?[31mb"
+    await followed.aclose()  # type: ignore[attr-defined]
+
+
+async def test_an_image_that_cannot_be_had(
+    stack: DockerStack, project: Project, options: StackOptions, told: Told
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(ImageError, match=rf"image {ABSENT} cannot be pulled: .*refused"):
+        await stack.up(replace(options, backend_image=ABSENT), told)
+    assert time.monotonic() - begin < scaled(10)
+    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+
+
+@pytest_asyncio.fixture
+async def own_image(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """A reference that is lbctl's own, and built from what the test says."""
+    ref = f"lbctl-test-{secrets.token_hex(5)}:1"
+    monkeypatch.setattr(images, "_OWN", {ref: "small"})
+    yield ref
+    docker("rmi", "-f", ref, f"{ref.partition(':')[0]}:latest", check=False)
+
+
+def context_of(dockerfile: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo("images/small/Dockerfile")
+        entry.size = len(dockerfile)
+        archive.addfile(entry, io.BytesIO(dockerfile.encode()))
+    return buffer.getvalue()
+
+
+async def test_own_images_are_built_where_absent_and_again_when_asked(
+    engine: Engine, own_image: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_from(dockerfile: str) -> None:
+        monkeypatch.setattr(assets, "build_context", lambda _: context_of(dockerfile))
+
+    async def ensure(build: bool) -> str:
+        return await images.ensure_images(engine, own_image, own_image, build, told)
+
+    unheard = secrets.token_hex(5)  # or the engine has it from another time
+    build_from(f"FROM {BASE}\nRUN echo hello {unheard}\n")
+    assert await images.can_have_images(engine, own_image, own_image)
+    first = await ensure(build=False)
+    assert f"hello {unheard}" in told.lines
+    assert told.notes == [f"building {own_image}"]
+    assert inspect(f"{own_image.partition(':')[0]}:latest")["Id"] == first
+
+    build_from(f"FROM {BASE}\nRUN echo another {unheard}\n")
+    assert await ensure(build=False) == first
+    assert await ensure(build=True) != first
+    docker("rmi", first)
+
+
+async def test_a_build_that_fails_says_why(
+    engine: Engine, own_image: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dockerfile = f"FROM {BASE}\nRUN echo the mirror is away && exit 7\n"
+    monkeypatch.setattr(assets, "build_context", lambda _: context_of(dockerfile))
+    with pytest.raises(ImageError) as caught:
+        await images.ensure_images(engine, own_image, own_image, False, told)
+    text = str(caught.value)
+    assert text.startswith(f"building {own_image} failed: ")
+    assert "non-zero code: 7" in text
+    assert "the mirror is away" in text
+
+
+async def test_a_base_that_cannot_be_had(
+    engine: Engine, own_image: str, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "BASE_IMAGE", ABSENT)
+    with pytest.raises(ImageError, match=rf"its base {ABSENT} is not here, and .*refused"):
+        await images.ensure_images(engine, own_image, own_image, False, told)
+    assert not await images.can_have_images(engine, own_image, own_image)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lbctl.errors import MachineError
+from lbctl.runtime import nginx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WITH_DAV = "--with-http_ssl_module --with-http_dav_module"
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the only nginx of the machine would be."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(nginx, "_ALSO", ())
+    return tmp_path / "nginx"
+
+
+def install(program: Path, version: str, arguments: str, status: int = 0) -> None:
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "nginx version: {version}" >&2\n'
+        f'echo "configure arguments: {arguments}" >&2\n'
+        f"exit {status}\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("nginx/1.16.1", "1.16.1"),
+        ("nginx/1.22.1 (Ubuntu)", "1.22.1"),
+        ("openresty/1.25.3.1", "1.25.3.1"),
+        ("nginx", "?"),
+    ],
+)
+def test_one_with_dav(program: Path, told: str, version: str) -> None:
+    install(program, told, WITH_DAV)
+    assert nginx.find_nginx() == nginx.Nginx(str(program), version)
+
+
+def test_none_at_all(program: Path) -> None:
+    with pytest.raises(MachineError) as caught:
+        nginx.find_nginx()
+    first, second = str(caught.value).splitlines()
+    assert first == "no nginx is installed"
+    assert second.startswith("install one")
+
+
+def test_one_without_dav(program: Path) -> None:
+    install(program, "nginx/1.22.1", "--with-http_ssl_module")
+    with pytest.raises(MachineError, match="built without http_dav"):
+        nginx.find_nginx()
+
+
+def test_one_that_does_not_run(program: Path) -> None:
+    program.write_bytes(b"\x7fELF garbage")
+    program.chmod(0o755)
+    with pytest.raises(MachineError, match="does not run"):
+        nginx.find_nginx()
+
+
+def test_the_command_fits_the_machine(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert nginx.install_command() == "install one that has the http_dav module"
+    for name in ("dnf", "apk"):
+        (program.parent / name).write_text("#!/bin/sh\n", encoding="utf-8")
+        (program.parent / name).chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert nginx.install_command() == "install one: sudo apk add nginx"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert nginx.install_command() == "install one: apk add nginx"
