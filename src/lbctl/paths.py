@@ -22,6 +22,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+WORKER_UID = 64101
+PROGRAM_UID = 64102
+"""Where lbctl runs as root its workers and its local nginx processes do not: they become
+numbers without an account, a group or a home."""
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
@@ -33,6 +38,10 @@ class Paths:
     @property
     def lock(self) -> Path:
         return self.state / "supervisor.lock"
+
+    @property
+    def alive(self) -> Path:
+        return self.state / "alive.lock"
 
     @property
     def serve(self) -> Path:
@@ -49,6 +58,10 @@ class Paths:
     @property
     def membership(self) -> Path:
         return self.state / "membership.json"
+
+    @property
+    def scale(self) -> Path:
+        return self.state / "scale.json"
 
     @property
     def counters(self) -> Path:
@@ -82,17 +95,18 @@ CONTAINER = Paths(state=Path("/var/lib/lbctl"), secrets=Path("/run/lbctl"))
 def local(project: str) -> Paths:
     """The layout of a project on the local runtime.
 
-    LBCTL_STATE_DIR, else XDG_RUNTIME_DIR, else /run for root, else the temporary directory
-    with the user's id in the name.
+    LBCTL_STATE_DIR, else /run for root (its XDG_RUNTIME_DIR lets nobody through, and nginx
+    does not run as root), else XDG_RUNTIME_DIR, else the temporary directory with the user's
+    id in the name.
     """
     named = os.environ.get("LBCTL_STATE_DIR")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if named:
         base = Path(named)
-    elif runtime:
-        base = Path(runtime) / "lbctl"
     elif os.geteuid() == 0:
         base = Path("/run/lbctl")
+    elif runtime:
+        base = Path(runtime) / "lbctl"
     else:
         base = Path(tempfile.gettempdir()) / f"lbctl-{os.geteuid()}"
     state = base / project

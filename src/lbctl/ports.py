@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
 
     from lbctl.model import (
         Backend,
@@ -30,6 +31,9 @@ class Change:
     `action` is the runtime's word ("start", "die", "connect" ...), "subscribed" for the first
     one of every watch. `leaving` is True where the instance was sent a terminating signal:
     the list still says it runs, and it must not get another request.
+
+    Two words mean something to discovery, where they come with an id: "die" (it has exited,
+    even if a list taken at once still says that it runs) and "start" (it runs, perhaps again).
     """
 
     action: str
@@ -130,3 +134,34 @@ class Traffic(Protocol):
 
     def processes(self) -> Sequence[Process]:
         """Every process of this lb that runs now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that the supervisor runs. `pid` is 0 while it does not run; a program that is
+    not `wanted` is on its way out.
+    """
+
+    name: str
+    pid: int
+    wanted: bool
+    restarts: int
+
+
+class ProgramHost(Protocol):
+    """The supervisor, for the local runtime: it runs programs and restarts those that end."""
+
+    async def run(self, name: str, argv: Sequence[str], log: Path) -> None:
+        """Run `argv` (an absolute path first), its output appended to `log`.
+
+        Raises OperationError.
+        """
+
+    async def stop(self, name: str, signal_number: int, grace_s: float) -> None:
+        """End it for good; returns when it is gone. One that is gone already is no error."""
+
+    def programs(self) -> Sequence[Program]:
+        """All of them, as last told."""
+
+    def changes(self) -> AsyncIterator[Sequence[Program]]:
+        """The programs after each change, the present ones first."""

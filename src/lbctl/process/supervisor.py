@@ -1,0 +1,472 @@
+"""PID 1 of an lb: owns the listening sockets, starts the others, and starts them again.
+
+It does little, so that little can go wrong: no Docker, no HTTP, no secrets, no threads; one
+loop over a selector. Everything it knows it tells the controller over a socketpair, and on
+the local runtime it runs the nginx processes that the controller asks for.
+
+Ending (SIGTERM, SIGINT): the workers drain first, while the controller still knows them; then
+the controller; then the programs. A second signal does not wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import itertools
+import logging
+import os
+import random
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
+
+from lbctl.errors import LbctlError, OperationError
+from lbctl.paths import PROGRAM_UID, WORKER_UID
+from lbctl.process import logs, wire, worker
+from lbctl.process.board import Board
+from lbctl.process.children import Child, Children, become, how_it_ended, restart_delay_s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lbctl.config import Config
+    from lbctl.paths import Paths
+
+_log = logging.getLogger("lbctl.supervisor")
+
+_BACKLOG = 4096
+_CONTROLLER_END_S = 3.0
+_PROGRAM_END_S = 5.0
+_WORKER_END_MARGIN_S = 1.0
+
+
+def main(config: Config, paths: Paths) -> int:
+    """Run the lb until it is told to end. Returns the exit status."""
+    logs.set_up("supervisor")
+    try:
+        supervisor = Supervisor(config, paths)
+    except LbctlError as error:
+        _log.error("%s", error)
+        return error.exit_status
+    return supervisor.run()
+
+
+def worker_count(config: Config) -> int:
+    return config.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What clients reach. They outlive every other process of the lb."""
+
+    traffic: list[socket.socket]
+    admin: socket.socket
+    workers: socket.socket
+
+
+class Supervisor:
+    """One lb. Raises OperationError if it runs already or cannot listen."""
+
+    def __init__(self, config: Config, paths: Paths) -> None:
+        self._config = config
+        self._paths = paths
+        self._lock = _lock(paths)
+        self._alive = _alive(paths)
+        self._sockets = _listen(config, paths)
+        _tell_pid(self._lock)
+        self._board = Board(worker_count(config))
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._programs: dict[str, Child] = {}
+        self._channel: Channel | None = None
+        self._ending = False
+        self._started_at = datetime.now(UTC)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._children = Children(self._close_in_child)
+        self._controller = Child(
+            "controller", "controller", self._controller_body, death_signal=signal.SIGKILL
+        )
+        self._workers = [
+            Child("worker", f"worker-{number}", partial(self._worker_body, number))
+            for number in range(worker_count(config))
+        ]
+
+    def run(self) -> int:
+        self._watch_signals()
+        for child in self._workers:
+            self._start(child)
+        self._start(self._controller)
+        _log.info(
+            "serving %s on port %d with %d workers",
+            self._config.project,
+            self._config.port,
+            len(self._workers),
+        )
+        while self._children.alive or not self._ending:
+            self._turn()
+        _log.info("ended")
+        return 0
+
+    # The loop.
+
+    def _turn(self) -> None:
+        timeout = None
+        if self._timers:
+            timeout = max(0.0, self._timers[0][0] - time.monotonic())
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), action))
+
+    def _watch_signals(self) -> None:
+        for end in (self._wake_read, self._wake_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor tells
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._signalled)
+
+    def _signalled(self) -> None:
+        numbers = set(self._wake_read.recv(4096))
+        if numbers & {signal.SIGTERM, signal.SIGINT}:
+            self._end()
+        for child, status in self._children.reap():
+            self._ended(child, status)
+
+    # Children.
+
+    def _start(self, child: Child) -> None:
+        if not child.wanted or child.alive or (self._ending and child.role != "program"):
+            return
+        if child is self._controller:
+            ours, self._theirs = socket.socketpair()
+            self._channel = Channel(self, ours)
+        try:
+            self._children.start(child)
+        except OSError as error:
+            _log.error("cannot start %s: %s", child.name, error.strerror)
+            self._later(1.0, partial(self._start, child))
+        finally:
+            if child is self._controller:
+                self._theirs.close()
+        self._tell()
+
+    def _ended(self, child: Child, status: int) -> None:
+        if child in self._workers:
+            self._board.vacate(self._workers.index(child))
+        if child is self._controller and self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if child.on_exit is not None:
+            child.on_exit()
+        if child.wanted and not self._ending:
+            delay_s = restart_delay_s(child, random.random())  # noqa: S311 - no secret
+            _log.warning("%s ended (%s), starting it again", child.name, how_it_ended(status))
+            if delay_s:
+                self._later(delay_s, partial(self._start, child))
+            else:
+                self._start(child)
+        self._tell()
+
+    def _close_in_child(self) -> None:
+        """The lock must be free as soon as the supervisor is gone."""
+        self._lock.close()
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+        if self._channel is not None:
+            self._channel.abandon()
+
+    def _worker_body(self, number: int) -> None:
+        self._sockets.admin.close()
+        self._sockets.workers.close()
+        if os.geteuid() == 0:
+            become(WORKER_UID, WORKER_UID)
+        name = f"worker-{number}"
+        logs.set_up(name)
+        worker.main(
+            worker.Seat(number, name, self._config, self._paths, self._sockets.traffic, self._board)
+        )
+
+    def _controller_body(self) -> None:
+        for one in self._sockets.traffic:
+            one.close()
+        logs.set_up("controller")
+        # Here and not above: its libraries are large, and no worker should carry them.
+        from lbctl.process import controller
+
+        controller.main(
+            self._config,
+            self._paths,
+            admin=self._sockets.admin,
+            workers=self._sockets.workers,
+            supervisor=self._theirs,
+            worker_uids={os.geteuid(), WORKER_UID if os.geteuid() == 0 else os.geteuid()},
+        )
+
+    # The controller's wishes.
+
+    def run_program(self, wish: dict[str, Any]) -> str:
+        """Run argv under `name`, restarted until it is stopped. Returns an error or ""."""
+        name, argv, log = str(wish["name"]), [str(word) for word in wish["argv"]], wish["log"]
+        if self._ending:
+            return "the lb is ending"
+        if name in self._programs:
+            return f"{name} runs already"
+        body = partial(_program_body, argv, str(log), self._alive)
+        child = Child("program", name, body, own_group=True)
+        self._programs[name] = child
+        self._start(child)
+        return ""
+
+    def stop_program(
+        self, name: str, number: int, grace_s: float, done: Callable[[], None]
+    ) -> None:
+        """End it with a signal, kill it after `grace_s`; `done` is called when it is gone."""
+        child = self._programs.get(name)
+        if child is None:
+            done()
+            return
+        child.wanted = False
+
+        def gone() -> None:
+            self._programs.pop(name, None)
+            done()
+
+        if not child.alive:
+            gone()
+            return
+        child.on_exit = gone
+        child.signal(number)
+        self._later(grace_s, partial(_kill, child))
+        self._tell()
+
+    def table(self) -> dict[str, Any]:
+        """Every process of the lb, for the controller."""
+        mine = [_row("supervisor", "supervisor", os.getpid(), 0, self._started_at)]
+        mine += [
+            _row(child.role, child.name, child.pid, child.restarts, child.started_at)
+            for child in (self._controller, *self._workers)
+            if child.alive
+        ]
+        programs = [
+            {"name": name, "pid": child.pid, "wanted": child.wanted, "restarts": child.restarts}
+            for name, child in self._programs.items()
+        ]
+        return {"processes": mine, "programs": programs}
+
+    def _tell(self) -> None:
+        if self._channel is not None:
+            self._channel.send(self.table())
+
+    def watch(self, one: socket.socket, events: int, ready: Callable[[], None]) -> None:
+        """Called by Channel. `events` 0: not any more."""
+        known = one in self._selector.get_map()
+        if events and known:
+            self._selector.modify(one, events, ready)
+        elif events:
+            self._selector.register(one, events, ready)
+        elif known:
+            self._selector.unregister(one)
+
+    # The end.
+
+    def _end(self) -> None:
+        if self._ending:
+            for child in self._children.alive:
+                _kill(child)
+            return
+        _log.info("ending: workers drain first")
+        self._ending = True
+        self._timers.clear()
+        for one in self._sockets.traffic:
+            one.close()  # the workers close theirs: from now on connections are refused
+        for child in self._workers:
+            child.signal(signal.SIGTERM)
+            self._later(
+                self._config.control.drain_timeout_s + _WORKER_END_MARGIN_S, partial(_kill, child)
+            )
+        self._after(self._workers, self._end_controller)
+
+    def _end_controller(self) -> None:
+        self._controller.signal(signal.SIGTERM)
+        self._later(_CONTROLLER_END_S, partial(_kill, self._controller))
+        self._after([self._controller], self._end_programs)
+
+    def _end_programs(self) -> None:
+        for child in self._programs.values():
+            child.wanted = False
+            child.signal(signal.SIGQUIT)
+            self._later(_PROGRAM_END_S, partial(_kill, child))
+
+    def _after(self, children: list[Child], action: Callable[[], None]) -> None:
+        """Run `action` when none of these is alive any more."""
+        living = [child for child in children if child.alive]
+        if not living:
+            action()
+            return
+
+        def one_less() -> None:
+            if not any(child.alive for child in living):
+                for child in living:
+                    child.on_exit = None
+                action()
+
+        for child in living:
+            child.on_exit = one_less
+
+
+class Channel:
+    """The supervisor's end of the socketpair to the controller: JSON lines, never blocking."""
+
+    def __init__(self, supervisor: Supervisor, one: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._socket = one
+        self._in = b""
+        self._out = b""
+        one.setblocking(False)
+        supervisor.watch(one, selectors.EVENT_READ, self._ready)
+
+    def send(self, document: dict[str, Any]) -> None:
+        self._out += wire.encode(document)
+        self._flush()
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._supervisor.watch(self._socket, 0, self._ready)
+            self._socket.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close the copy, leave the supervisor's selector alone."""
+        self._socket.close()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._out) if self._out else 0
+            self._out = self._out[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._out = b""  # the controller is gone; its successor gets a new channel
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
+        self._supervisor.watch(self._socket, events, self._ready)
+
+    def _ready(self) -> None:
+        if self._out:
+            self._flush()
+        try:
+            data = self._socket.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._supervisor.watch(self._socket, 0, self._ready)
+            return
+        *lines, self._in = (self._in + data).split(b"\n")
+        for line in lines:
+            self._handle(wire.decode(line))
+
+    def _handle(self, wish: dict[str, Any]) -> None:
+        answer = partial(self._answer, wish["id"])
+        if "run" in wish:
+            answer(self._supervisor.run_program(wish["run"]))
+        elif "stop" in wish:
+            stop = wish["stop"]
+            self._supervisor.stop_program(
+                str(stop["name"]), int(stop["signal"]), float(stop["grace_s"]), partial(answer, "")
+            )
+
+    def _answer(self, number: int, error: str) -> None:
+        if self._socket.fileno() >= 0:
+            self.send({"id": number, "error": error})
+
+
+def _row(role: str, name: str, pid: int, restarts: int, started_at: datetime) -> dict[str, Any]:
+    return {
+        "role": role,
+        "name": name,
+        "pid": pid,
+        "restarts": restarts,
+        "started_at": started_at.isoformat(),
+    }
+
+
+def _kill(child: Child) -> None:
+    child.signal(signal.SIGKILL)
+
+
+def _program_body(argv: list[str], log: str, alive: IO[str]) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.set_inheritable(alive.fileno(), True)
+    if os.geteuid() == 0:
+        become(PROGRAM_UID, PROGRAM_UID)
+    os.execv(argv[0], argv)  # noqa: S606 - the controller's wish, on the local runtime only
+
+
+def _lock(paths: Paths) -> IO[str]:
+    """Held as long as this process lives. Raises OperationError if another one holds it."""
+    try:
+        paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        file = paths.lock.open("a+")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OperationError(f"an lb already runs on {paths.state}") from None
+    except OSError as error:
+        raise OperationError(f"cannot use {paths.state}: {error.strerror}") from None
+    file.truncate(0)
+    return file
+
+
+def _tell_pid(lock: IO[str]) -> None:
+    """Only now that it listens: whoever reads it may go on."""
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+
+
+def _alive(paths: Paths) -> IO[str]:
+    """A lock that all children share: it is free when the last of them is gone."""
+    file = paths.alive.open("a+")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def _listen(config: Config, paths: Paths) -> Sockets:
+    traffic = _listen_tcp(config.bind, config.port)
+    admin = _listen_tcp(config.admin_bind, config.admin_port)
+    workers = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        paths.workers_socket.unlink(missing_ok=True)
+        workers.bind(str(paths.workers_socket))
+        paths.workers_socket.chmod(0o666)  # who connects is checked by uid
+        workers.listen(128)
+    except OSError as error:
+        raise OperationError(f"cannot listen on {paths.workers_socket}: {error}") from None
+    return Sockets([traffic], admin, workers)
+
+
+def _listen_tcp(address: str, port: int) -> socket.socket:
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((address, port))
+        one.listen(_BACKLOG)
+    except OSError as error:
+        one.close()
+        shown = f"{address or '0.0.0.0'}:{port}"
+        raise OperationError(f"cannot listen on {shown}: {error.strerror}") from None
+    one.setblocking(False)
+    return one

@@ -1,0 +1,199 @@
+"""A worker: one event loop that proxies. It knows no Docker and no secret.
+
+It routes on the last snapshot it was given, first on the one that was left in the state
+directory; whether a controller lives only decides whether newer ones come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from lbctl.process import wire
+from lbctl.proxy.accesslog import AccessLog
+from lbctl.proxy.forwarder import Forwarder
+from lbctl.proxy.listener import Listener
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from lbctl.config import Config
+    from lbctl.paths import Paths
+    from lbctl.process.board import Board
+
+_log = logging.getLogger("lbctl.worker")
+
+_REPORT_INTERVAL_S = 0.25
+_RECONNECT_S = 0.1
+_EVERYTHING_EVERY = 40
+"""Every so many reports all counters are sent, not only those that moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What the supervisor gives to a worker."""
+
+    number: int
+    name: str
+    config: Config
+    paths: Paths
+    sockets: Sequence[socket.socket]
+    board: Board
+
+
+def main(seat: Seat) -> None:
+    """Run until SIGTERM, then until the clients have left or the drain timeout passed."""
+    uvloop.run(_run(seat))
+
+
+async def _run(seat: Seat) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's to decide
+    link = Link(seat)
+    access_log = AccessLog(_write_stdout) if seat.config.access_log == "json" else None
+    forwarder = Forwarder(
+        seat.config,
+        first_turn=seat.number,
+        access_log=access_log,
+        on_suspect=link.suspect,
+        on_settled=link.report_soon,
+    )
+
+    def others() -> list[int]:
+        seat.board.write(seat.number, len(forwarder.downstreams))
+        return seat.board.others(seat.number)
+
+    listener = Listener(forwarder, seat.sockets, others)
+    _route_on_last_snapshot(seat.paths, forwarder)
+    others()
+    listener.start()
+    talking = asyncio.create_task(link.run(forwarder))
+    beating = asyncio.create_task(_beat(others))
+    await stop.wait()
+    listener.stop()
+    for one in seat.sockets:
+        one.close()
+    await forwarder.drain(seat.config.control.drain_timeout_s)
+    link.report_soon()
+    await asyncio.sleep(0)
+    for task in (talking, beating):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    forwarder.close()
+
+
+async def _beat(others: object) -> None:
+    assert callable(others)  # noqa: S101 - narrows for the type checker
+    while True:
+        others()
+        await asyncio.sleep(_REPORT_INTERVAL_S)
+
+
+def _write_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _route_on_last_snapshot(paths: Paths, forwarder: Forwarder) -> None:
+    try:
+        forwarder.apply(wire.snapshot_of(json.loads(paths.snapshot.read_bytes())))
+    except FileNotFoundError:
+        return  # the first worker of a new stack
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        _log.warning("the last snapshot cannot be read: %s", error)
+
+
+class Link:
+    """The worker's end of the socket to the controller; connects again for ever."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._life = secrets.token_hex(8)  # counters are counted from its beginning
+        self._writer: asyncio.StreamWriter | None = None
+        self._wake = asyncio.Event()
+        self._sent = 0
+
+    def suspect(self, backend_id: str) -> None:
+        """Live traffic failed on this backend."""
+        if self._writer is not None:
+            self._writer.write(wire.encode({"suspect": backend_id}))
+
+    def report_soon(self) -> None:
+        """Something the controller waits for has happened."""
+        self._wake.set()
+
+    async def run(self, forwarder: Forwarder) -> None:
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                await self._talk(forwarder)
+            self._writer = None
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _talk(self, forwarder: Forwarder) -> None:
+        reader, writer = await asyncio.open_unix_connection(
+            str(self._seat.paths.workers_socket), limit=wire.LINE_LIMIT_BYTES
+        )
+        self._writer = writer
+        self._sent = 0
+        hello = {"life": self._life, "name": self._seat.name, "pid": os.getpid()}
+        writer.write(wire.encode({"hello": hello}))
+        reporting = asyncio.create_task(self._report(forwarder, writer))
+        try:
+            while line := await reader.readline():
+                document = wire.decode(line)
+                if "snapshot" in document:
+                    forwarder.apply(wire.snapshot_of(document["snapshot"]))
+                    self.report_soon()
+        finally:
+            reporting.cancel()
+            writer.close()
+
+    async def _report(self, forwarder: Forwarder, writer: asyncio.StreamWriter) -> None:
+        while True:
+            everything = self._sent % _EVERYTHING_EVERY == 0
+            self._sent += 1
+            writer.write(wire.encode({"report": _report(forwarder, everything=everything)}))
+            await writer.drain()
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_INTERVAL_S):
+                    await self._wake.wait()
+
+
+def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
+    """What was counted since this worker began; only the backends where something moved or is
+    under way."""
+    backends: dict[str, Any] = {}
+    upstreams = 0
+    for pool in forwarder.pools.values():
+        upstreams += pool.open
+        if pool.changed or pool.in_flight or everything:
+            pool.changed = False
+            backends[pool.backend.id] = {
+                "name": pool.backend.name,
+                "codes": pool.codes,
+                "buckets": pool.buckets,
+                "duration_sum_s": pool.duration_sum_s,
+                "in_flight": pool.in_flight,
+                "retries": pool.retries,
+            }
+    return {
+        "revision": forwarder.revision,
+        "connections": {"downstream": len(forwarder.downstreams), "upstream": upstreams},
+        "refused": forwarder.refused,
+        "backends": backends,
+    }

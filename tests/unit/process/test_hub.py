@@ -1,0 +1,249 @@
+"""The controller's end of the workers: scripted workers on a real unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lbctl.model import DURATION_BUCKETS_S, Backend, Snapshot
+from lbctl.paths import Paths
+from lbctl.process import wire
+from lbctl.process.hub import Hub
+from tests.support.deadlines import eventually, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+BACKEND = Backend("b1", "web-1", "10.0.0.1")
+
+
+class ScriptedWorker:
+    """Says what the test tells it to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def say(self, document: dict[str, Any]) -> None:
+        self.writer.write(wire.encode(document))
+
+    def report(self, revision: int, ok: int = 0, in_flight: int = 0, name: str = "web-1") -> None:
+        counted = {
+            "name": name,
+            "codes": [0, ok, 0, 0, 0],
+            "buckets": [ok] + [0] * len(DURATION_BUCKETS_S),
+            "duration_sum_s": ok / 1000,
+            "in_flight": in_flight,
+            "retries": {"stale": ok},
+        }
+        self.say(
+            {
+                "report": {
+                    "revision": revision,
+                    "connections": {"downstream": 2, "upstream": 1},
+                    "refused": {"host": ok},
+                    "backends": {"b1": counted},
+                }
+            }
+        )
+
+    async def snapshot(self) -> Snapshot:
+        async with asyncio.timeout(scaled(5)):
+            return wire.snapshot_of(wire.decode(await self.reader.readline())["snapshot"])
+
+    async def leave(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path, tmp_path / "secrets")
+
+
+@asynccontextmanager
+async def serving(
+    paths: Paths, suspects: list[str] | None = None, uid: int | None = None
+) -> AsyncIterator[Hub]:
+    listening = socket.socket(socket.AF_UNIX)
+    paths.workers_socket.unlink(missing_ok=True)
+    listening.bind(str(paths.workers_socket))
+    listening.listen()
+    heard = [] if suspects is None else suspects
+    hub = Hub(paths, {os.geteuid() if uid is None else uid}, heard.append)
+    await hub.start(listening)
+    try:
+        yield hub
+    finally:
+        await hub.close()
+        while open_ends:
+            with suppress(OSError):
+                await open_ends.pop().leave()
+
+
+open_ends: list[ScriptedWorker] = []
+
+
+async def connect(paths: Paths) -> ScriptedWorker:
+    worker = ScriptedWorker(*await asyncio.open_unix_connection(str(paths.workers_socket)))
+    open_ends.append(worker)
+    return worker
+
+
+async def join(paths: Paths, life: str = "life-1") -> ScriptedWorker:
+    worker = await connect(paths)
+    worker.say({"hello": {"life": life, "name": "worker-0", "pid": os.getpid()}})
+    return worker
+
+
+def answered(hub: Hub) -> int:
+    traffic = hub.totals().backends.get("b1")
+    return traffic.codes[1] if traffic else 0
+
+
+def has_answered(hub: Hub, count: int) -> bool:
+    return answered(hub) == count
+
+
+async def test_a_snapshot_reaches_workers_of_now_and_of_later(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        first = await join(paths)
+        first.report(0)
+        await hub.connected(1, scaled(5))
+        snapshot = Snapshot(3, 1, (BACKEND,))
+        hub.route(snapshot)
+        assert await first.snapshot() == snapshot
+        assert await (await join(paths, "life-2")).snapshot() == snapshot
+        assert wire.snapshot_of(json.loads(paths.snapshot.read_bytes())) == snapshot
+
+
+async def test_unrouted_waits_for_every_worker_to_know_and_to_finish(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        workers = [await join(paths, "one"), await join(paths, "two")]
+        for worker in workers:
+            worker.report(1, in_flight=1)
+        await hub.connected(2, scaled(5))
+        hub.route(Snapshot(2, 2, ()))
+        waiting = asyncio.create_task(hub.unrouted("b1", scaled(10)))
+        workers[0].report(2, ok=1, in_flight=0)
+        workers[1].report(2, in_flight=1)
+        await eventually(lambda: hub.in_flight("b1") == 1)
+        assert not waiting.done()
+        workers[1].report(1, ok=1, in_flight=0)  # idle, but it still routes on the old one
+        await eventually(lambda: hub.in_flight("b1") == 0)
+        assert not waiting.done()
+        workers[1].report(2, ok=1, in_flight=0)
+        assert await waiting == 0
+
+
+async def test_unrouted_gives_up_at_its_deadline_and_says_what_is_left(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(1, in_flight=3)
+        await hub.connected(1, scaled(5))
+        hub.route(Snapshot(2, 2, ()))
+        assert await hub.unrouted("b1", 0.05) == 3
+
+
+async def test_unrouted_does_not_wait_for_a_worker_that_died(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(1, in_flight=3)
+        await hub.connected(1, scaled(5))
+        hub.route(Snapshot(2, 2, ()))
+        waiting = asyncio.create_task(hub.unrouted("b1", scaled(10)))
+        await worker.leave()
+        assert await waiting == 0
+
+
+async def test_counters_stay_when_their_worker_is_gone(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        first = await join(paths, "one")
+        first.report(0, ok=5)
+        await eventually(lambda: answered(hub) == 5)
+        await first.leave()
+        second = await join(paths, "two")
+        second.report(0, ok=3)
+        await eventually(lambda: answered(hub) == 8)
+        totals = hub.totals()
+        assert totals.refused == {"host": 8}
+        assert totals.backends["b1"].retries == {"stale": 8}
+        assert totals.backends["b1"].buckets[0] == 8
+        assert totals.connections == {"downstream": 2, "upstream": 1}
+
+
+async def test_a_report_heard_twice_counts_once(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(0, ok=5)
+        worker.report(0, ok=5)
+        await worker.leave()
+        worker = await join(paths)  # the same life, connected again
+        worker.report(0, ok=6)
+        await eventually(lambda: answered(hub) == 6)
+
+
+async def test_counters_outlive_the_controller(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths, "one")
+        worker.report(0, ok=5)
+        await eventually(lambda: answered(hub) == 5)
+    async with serving(paths) as hub:
+        assert answered(hub) == 5
+        worker = await join(paths, "one")
+        worker.report(0, ok=7)
+        await eventually(lambda: answered(hub) == 7)
+
+
+async def test_many_lives_are_added_up_and_lose_nothing(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        for number in range(100):
+            worker = await join(paths, f"life-{number}")
+            worker.report(0, ok=1)
+            await eventually(partial(has_answered, hub, number + 1))
+            await worker.leave()
+    assert len(json.loads(paths.counters.read_bytes())) <= 70
+    async with serving(paths) as hub:
+        assert answered(hub) == 100
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"one": {}}', '{"one": {"backends": {"b": {}}}}'])
+async def test_counters_that_cannot_be_read_start_at_zero(paths: Paths, text: str) -> None:
+    paths.counters.write_text(text)
+    async with serving(paths) as hub:
+        assert hub.totals().backends == {}
+
+
+async def test_a_suspicion_is_passed_on(paths: Paths) -> None:
+    suspects: list[str] = []
+    async with serving(paths, suspects):
+        (await join(paths)).say({"suspect": "b1"})
+        await eventually(lambda: suspects == ["b1"])
+
+
+async def test_garbage_ends_one_connection_and_nothing_else(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        for garbage in (b"\xff\n", b"{}\n", b'{"hello": 1}\n', b"[]\n"):
+            stranger = await connect(paths)
+            stranger.writer.write(garbage)
+            async with asyncio.timeout(scaled(5)):
+                assert await stranger.reader.read() == b""
+        worker = await join(paths)
+        worker.report(0, ok=1)
+        await eventually(lambda: answered(hub) == 1)
+
+
+async def test_a_stranger_is_not_heard(paths: Paths) -> None:
+    async with serving(paths, uid=os.geteuid() + 1) as hub:
+        stranger = await connect(paths)
+        async with asyncio.timeout(scaled(5)):
+            assert await stranger.reader.read() == b""
+        assert hub.totals().backends == {}
