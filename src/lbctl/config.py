@@ -110,6 +110,17 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Deploy:
+    """What `up` starts: the number of backends, and on docker from which images."""
+
+    replicas: int = _leaf(
+        0, "backends; 3 for a new stack, a running one keeps what it has", low=1, high=MAX_REPLICAS
+    )
+    lb_image: str = _leaf("", "image of the lb; lbctl's own, built where it is absent")
+    backend_image: str = _leaf("", "image of a backend; lbctl's own, built where it is absent")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -125,6 +136,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     health: Health = field(default_factory=Health)
     control: Control = field(default_factory=Control)
+    deploy: Deploy = field(default_factory=Deploy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +164,11 @@ class Leaf:
                 raise UsageError(f"{where}: {value!r} is none of {', '.join(self.choices)}")
             return value
         try:
-            if isinstance(raw, bool):
+            text = str(raw)
+            # Python takes True, 1_000 and other scripts' digits for numbers; nobody means them.
+            if isinstance(raw, bool) or not text.isascii() or "_" in text:
                 raise ValueError
-            value = int(str(raw), 10) if self.kind is int else float(str(raw))
+            value = int(text, 10) if self.kind is int else float(text)
         except ValueError:
             noun = "a whole number" if self.kind is int else "a number"
             raise UsageError(f"{where}: {raw!r} is not {noun}") from None

@@ -1,0 +1,64 @@
+# `make up` on a machine that has Python >= 3.11 and make, and nothing else, ends with a running
+# stack; `make test` proves it. Everything else is `make help`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+N      ?= 3
+UV     := uv==0.13.9
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install up scale status down test check lock clean
+
+help: ## what there is to make
+	@echo 'make ...'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'Options of lbctl: LBCTL_PORT=8081 make up, or $(BIN)/lbctl up --help'
+
+install: $(READY) ## the virtual environment, with locked dependencies and lbctl in it
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "lbctl needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 | tail -n 1): install one, or make PYTHON=python3.13 ..." >&2; exit 3; }
+	@echo 'installing into $(VENV)'
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo 'this Python cannot make a virtual environment (Debian: apt-get install python3-venv)' >&2; exit 3; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+up: install ## start everything, and print the addresses and the list
+	@$(BIN)/lbctl doctor --fix
+	@$(BIN)/lbctl up
+
+scale: install ## to N backends: make scale N=5
+	@$(BIN)/lbctl scale $(N)
+
+status: install ## the processes and the backends
+	@$(BIN)/lbctl status
+
+down: install ## end and remove everything
+	@$(BIN)/lbctl down
+
+test: install ## every test this machine can run; the summary says what was left out, and why
+	@$(BIN)/python -m pytest
+
+check: install ## lint, format, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest --quiet tests/unit/test_layers.py
+
+lock: ## new versions of the dependencies, for every Python from 3.11 on
+	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet '$(UV)'
+	@for part in 'runtime' 'dev --group=dev'; do \
+	  set -- $$part; name=$$1; shift; \
+	  echo "# Locked: \`make lock\` writes this file." > requirements/$$name.txt; \
+	  build/lock/bin/uv pip compile pyproject.toml "$$@" --upgrade --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --quiet >> requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## remove what was made here, but not a running stack
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

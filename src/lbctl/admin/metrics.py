@@ -1,0 +1,204 @@
+"""/metrics: pulled at every scrape from counters that their owners keep anyway.
+
+Names and labels are those of the documented contract; `backend` is a backend's name. One name
+may have belonged to several backends, one after the other: their counters are added up, so
+that a series never goes back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from prometheus_client.core import Metric
+
+    from lbctl.model import BackendStatus, BackendTraffic, ControlStats
+    from lbctl.ports import Fleet, Traffic
+
+_BOUNDS = [*map(str, DURATION_BUCKETS_S), "+Inf"]
+
+
+class LbCollector(Collector):
+    """Everything one lb exposes. `info` are the labels of lbctl_build_info.
+
+    It remembers nothing but the names of the workers it has seen, so that a worker which is
+    gone reads 0 rather than vanishing from an alert's sight.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        traffic: Traffic,
+        stats: ControlStats,
+        info: dict[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet = fleet
+        self._traffic = traffic
+        self._stats = stats
+        self._info = info
+        self._clock = clock
+        self._workers: set[str] = set()
+
+    def collect(self) -> Iterator[Metric]:
+        backends = {status.name: status for status in self._fleet.backends()}
+        yield from self._of_traffic(backends)
+        yield from self._of_backends(backends.values())
+        yield from self._of_control()
+        yield self._of_workers()
+        build = GaugeMetricFamily(
+            "lbctl_build_info", "What runs here; always 1.", labels=list(self._info)
+        )
+        build.add_metric(list(self._info.values()), 1)
+        yield build
+
+    def _of_traffic(self, known: Iterable[str]) -> Iterator[Metric]:
+        totals = self._traffic.totals()
+        requests = CounterMetricFamily(
+            "lbctl_requests_total",
+            "Responses of backends, by class of status.",
+            labels=["backend", "code"],
+        )
+        duration = HistogramMetricFamily(
+            "lbctl_request_duration_seconds",
+            "From a request's head to the end of its response.",
+            labels=["backend"],
+        )
+        in_flight = GaugeMetricFamily(
+            "lbctl_backend_in_flight", "Requests that a backend has not ended.", labels=["backend"]
+        )
+        retries = CounterMetricFamily(
+            "lbctl_retries_total",
+            "Requests taken from a backend and given to another, by reason.",
+            labels=["backend", "reason"],
+        )
+        by_name = _by_name(totals.backends.values())
+        for name, parts in sorted(by_name.items()):
+            for code, count in zip(CODE_CLASSES, _sums(part.codes for part in parts), strict=True):
+                requests.add_metric([name, code], count)
+            buckets = _cumulative(_sums(part.buckets for part in parts))
+            duration.add_metric([name], buckets, sum(part.duration_sum_s for part in parts))
+            reasons: Counter[str] = Counter()
+            for part in parts:
+                reasons.update(part.retries)
+            for reason, count in sorted(reasons.items()):
+                retries.add_metric([name, reason], count)
+        for name in sorted(known):
+            in_flight.add_metric([name], sum(part.in_flight for part in by_name.get(name, ())))
+        yield from (requests, duration, in_flight, retries)
+
+        refused = CounterMetricFamily(
+            "lbctl_refused_total",
+            "Requests the load balancer answered itself, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in sorted(totals.refused.items()):
+            refused.add_metric([reason], count)
+        connections = GaugeMetricFamily(
+            "lbctl_connections", "Connections open now, by side.", labels=["side"]
+        )
+        for side, count in sorted(totals.connections.items()):
+            connections.add_metric([side], count)
+        yield from (refused, connections)
+
+    def _of_backends(self, backends: Iterable[BackendStatus]) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "lbctl_backend_state", "1 for the state a backend is in.", labels=["backend", "state"]
+        )
+        published = GaugeMetricFamily(
+            "lbctl_published_generation",
+            "Generation of the list that a backend has acknowledged.",
+            labels=["backend"],
+        )
+        for backend in backends:
+            for each in State:
+                state.add_metric([backend.name, each.value], int(each is backend.state))
+            published.add_metric([backend.name], backend.published_generation)
+        yield from (state, published)
+
+    def _of_control(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield GaugeMetricFamily(
+            "lbctl_membership_generation",
+            "Generation of the list of backends in rotation.",
+            value=self._fleet.membership().generation,
+        )
+        age = GaugeMetricFamily(
+            "lbctl_discovery_age_seconds", "Since the last complete look at the runtime."
+        )
+        if stats.discovery_synced_monotonic_s is not None:
+            age.add_metric([], self._clock() - stats.discovery_synced_monotonic_s)
+        yield age
+        events = CounterMetricFamily(
+            "lbctl_docker_events_total", "Events of the runtime, by action.", labels=["action"]
+        )
+        for action, count in sorted(stats.events.items()):
+            events.add_metric([action], count)
+        yield events
+        yield HistogramMetricFamily(
+            "lbctl_publish_duration_seconds",
+            "From a new list to its acknowledgement by every backend in it.",
+            buckets=_cumulative(stats.publish_buckets),
+            sum_value=stats.publish_sum_s,
+        )
+        failures = CounterMetricFamily(
+            "lbctl_publish_failures_total",
+            "Attempts to write a list that failed.",
+            labels=["backend"],
+        )
+        for name, count in sorted(stats.publish_failures.items()):
+            failures.add_metric([name], count)
+        yield failures
+        ejections = CounterMetricFamily(
+            "lbctl_ejections_total",
+            "Backends taken out for failing, by reason.",
+            labels=["backend", "reason"],
+        )
+        for (name, reason), count in sorted(stats.ejections.items()):
+            ejections.add_metric([name, reason], count)
+        yield ejections
+
+    def _of_workers(self) -> Metric:
+        running = {each.name for each in self._traffic.processes() if each.role == "worker"}
+        self._workers |= running
+        up = GaugeMetricFamily("lbctl_worker_up", "1 for a worker that runs.", labels=["worker"])
+        for name in sorted(self._workers):
+            up.add_metric([name], int(name in running))
+        return up
+
+
+def registry(collector: LbCollector) -> CollectorRegistry:
+    """A registry of this collector alone: nothing of the default one gets in."""
+    own = CollectorRegistry(auto_describe=False)
+    own.register(collector)
+    return own
+
+
+def _by_name(backends: Iterable[BackendTraffic]) -> dict[str, list[BackendTraffic]]:
+    grouped: dict[str, list[BackendTraffic]] = {}
+    for backend in backends:
+        grouped.setdefault(backend.name, []).append(backend)
+    return grouped
+
+
+def _sums(rows: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:
+    return [(le, float(n)) for le, n in zip(_BOUNDS, accumulate(counts), strict=True)]

@@ -1,0 +1,92 @@
+"""What the command line writes: results to standard output, everything else to standard error.
+
+Colour, spinners and lines that change in place are for terminals; elsewhere, with NO_COLOR or
+on a dumb terminal, the same facts come as plain lines. Text from outside never reaches the
+terminal raw, and is never read as rich's markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from lbctl.core.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+    from rich.status import Status as Spinner
+
+_PIPE_WIDTH = 1_000  # a reader of a pipe cuts lines himself
+_PLAIN_INTERVAL_S = 5.0  # between the lines of a progress that cannot change in place
+
+
+def console(file: TextIO | None = None, *, stderr: bool = False) -> Console:
+    """A console that takes text as it is."""
+    made = Console(file=file, stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = _PIPE_WIDTH
+    return made
+
+
+class Screen:
+    """Both streams of one run of the command."""
+
+    def __init__(self, out: Console | None = None, err: Console | None = None) -> None:
+        self.out = out or console()
+        self.err = err or console(stderr=True)
+
+    def say(self, line: str) -> None:
+        """A line of the result."""
+        self.out.print(Text(printable(line, 1_000)), soft_wrap=True)
+
+    def tell(self, line: str, style: str = "") -> None:
+        """A line beside the result: what is done and why, or an error."""
+        self.err.print(Text(printable(line, 1_000), style=style), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def steps(self, title: str) -> Iterator[Steps]:
+        """Show that something goes on, until the block ends."""
+        if not self.err.is_terminal or self.err.is_dumb_terminal:
+            yield Steps(self, title, None)
+            return
+        with self.err.status(Text(title), spinner="line") as spinner:
+            yield Steps(self, title, spinner)
+
+
+class Steps:
+    """The progress of one long operation; a `deploy.Progress`. Made by `Screen.steps`."""
+
+    def __init__(self, screen: Screen, title: str, spinner: Spinner | None) -> None:
+        self._screen = screen
+        self._title = title
+        self._spinner = spinner
+        self._shown = ""
+        self._shown_s = float("-inf")
+
+    def note(self, text: str) -> None:
+        """One step, in words: stays on the screen."""
+        self._screen.tell(text, "dim")
+
+    def log(self, line: str) -> None:
+        """One line of a build or a pull: the latest is seen beside the spinner."""
+        if self._spinner is not None:
+            width = max(20, self._screen.err.width - len(self._title) - 6)
+            self._spinner.update(Text(f"{self._title}  {printable(line, width)}"))
+
+    def state(self, text: str) -> None:
+        """How far it is: changes in place, or comes as a line now and then."""
+        if self._spinner is not None:
+            self._spinner.update(Text(f"{self._title}  {printable(text)}"))
+            return
+        now_s = time.monotonic()
+        if text != self._shown and now_s - self._shown_s >= _PLAIN_INTERVAL_S:
+            # The first state is where it starts from: nothing has happened yet.
+            if self._shown:
+                self._screen.tell(f"{self._title}: {text}")
+            self._shown, self._shown_s = text, now_s

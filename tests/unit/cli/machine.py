@@ -1,0 +1,195 @@
+"""A machine for the command line: stacks that are there at once, with a real admin port.
+
+The command runs an event loop of its own, so the servers behind it run in another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from lbctl.admin.api import AdminServer, Facts
+from lbctl.admin.auth import LOOPBACK, Access
+from lbctl.cli.app import run
+from lbctl.cli.screen import Screen, console
+from lbctl.cli.session import Session
+from lbctl.deploy import Address, FoundStack, Progress, StackOptions
+from lbctl.errors import EngineUnavailableError, LbctlError, OperationError
+from tests.unit.admin.fakes import (
+    FakeFleet,
+    FakeScaler,
+    FakeTraffic,
+    backend_status,
+    synced_stats,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from lbctl.deploy import Stack
+
+TOKEN = "f" * 64
+NO_ENGINE = "no Docker engine: there is no /var/run/docker.sock\ninstall one"
+
+
+class FleetScaler(FakeScaler):
+    """Has what was wished for at once."""
+
+    def __init__(self, fleet: FakeFleet) -> None:
+        super().__init__()
+        self._fleet = fleet
+        self.wishes: list[int] = []
+
+    async def scale(self, replicas: int) -> None:
+        self.wishes.append(replicas)
+        await super().scale(replicas)
+        self._fleet.rows = [backend_status(f"b-{number}") for number in range(1, replicas + 1)]
+
+
+class Lb:
+    """What a started stack has: an admin port and a traffic port, on a loop in a thread."""
+
+    def __init__(self) -> None:
+        self.fleet = FakeFleet()
+        self.scaler = FleetScaler(self.fleet)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._admin = socket.create_server(("127.0.0.1", 0))
+        self._traffic = socket.create_server(("127.0.0.1", 0))
+        self.admin = Address(*self._admin.getsockname())
+        self.traffic = Address(*self._traffic.getsockname())
+        self._do(self._start())
+
+    def close(self) -> None:
+        self._do(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def _do(self, job: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(job, self._loop).result(10)
+
+    async def _start(self) -> None:
+        facts = Facts("shop", "local", "1.2.3", "127.0.0.1:8080", "127.0.0.1:9900")
+        access = Access(lambda: TOKEN, lambda: LOOPBACK)
+        self._server = AdminServer(
+            self.fleet, FakeTraffic(), self.scaler, synced_stats(), facts, access
+        )
+        await self._server.start(self._admin)
+
+        async def served_list(_request: web.Request) -> web.Response:
+            return web.Response(text="".join(f"127.1.0.{n + 1}\n" for n in range(self._size())))
+
+        app = web.Application()
+        app.add_routes([web.get("/", served_list)])
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._traffic).start()
+
+    async def _stop(self) -> None:
+        await self._server.close()
+        await self._runner.cleanup()
+
+    def _size(self) -> int:
+        return len(self.fleet.rows)
+
+
+class FakeStack:
+    """Implements deploy.Stack."""
+
+    def __init__(self, runtime: str, lb: Lb) -> None:
+        self.runtime = runtime
+        self.lb = lb
+        self.there = False
+        self.running = True
+        self.error: LbctlError | None = None
+        self.options: list[StackOptions] = []
+        self.lines = ["lb | started", "lb | \x1b[31mred\x1b[0m\x07"]
+        self.opened = self.closed = 0
+
+    async def find(self) -> FoundStack | None:
+        return self._found() if self.there else None
+
+    async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
+        if self.error is not None:
+            raise self.error
+        progress.note(f"starting {options.config.project}-lb")
+        progress.log("a line of a build")
+        self.options.append(options)
+        self.there = self.running = True
+        return self._found()
+
+    async def down(self, progress: Progress) -> bool:
+        progress.note("stopping")
+        was, self.there = self.there, False
+        return was
+
+    async def admin_token(self) -> str:
+        if not self.there:
+            raise OperationError("no token yet")
+        return TOKEN
+
+    async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:  # noqa: ARG002
+        for line in self.lines[-tail:] if tail else ():
+            yield line
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def _found(self) -> FoundStack:
+        lb = self.lb
+        return FoundStack(self.runtime, "shop", "lb", self.running, lb.traffic, lb.admin)
+
+
+@dataclass
+class Machine:
+    """Implements cli.resolve.Runtimes. `engine_problem` and `nginx` say what it lacks."""
+
+    lb: Lb
+    engine_problem: str = ""
+    nginx: str = ""
+    stacks: dict[str, FakeStack] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stacks = {name: FakeStack(name, self.lb) for name in ("docker", "local")}
+
+    async def docker(self, project: str) -> Stack:  # noqa: ARG002
+        if self.engine_problem:
+            raise EngineUnavailableError(self.engine_problem)
+        return self._open("docker")
+
+    async def local(self, project: str) -> Stack:  # noqa: ARG002
+        return self._open("local")
+
+    def nginx_problem(self) -> str:
+        return self.nginx
+
+    def _open(self, runtime: str) -> FakeStack:
+        stack = self.stacks[runtime]
+        stack.opened += 1
+        return stack
+
+    def type(self, *arguments: str) -> Typed:
+        """Run one command as if typed."""
+        out, err = io.StringIO(), io.StringIO()
+        session = Session(screen=Screen(console(out), console(err)), runtimes=self)
+        status = run(arguments, session)
+        for stack in self.stacks.values():
+            assert stack.opened == stack.closed, f"{stack.runtime} was left open"
+        return Typed(status, out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from lbctl.cli.screen import Screen, console
+
+
+def screens() -> tuple[Screen, io.StringIO, io.StringIO]:
+    out, err = io.StringIO(), io.StringIO()
+    return Screen(console(out), console(err)), out, err
+
+
+def test_results_and_remarks_go_apart() -> None:
+    screen, out, err = screens()
+    screen.say("serving")
+    screen.tell("runtime: local")
+    assert (out.getvalue(), err.getvalue()) == ("serving\n", "runtime: local\n")
+
+
+def test_text_is_neither_markup_nor_control() -> None:
+    screen, out, _ = screens()
+    screen.say("[bold]x[/bold] :smile: \x1b[31m\r\x07")
+    assert out.getvalue() == "[bold]x[/bold] :smile: ?[31m??\n"
+
+
+def test_long_lines_are_not_folded() -> None:
+    screen, out, _ = screens()
+    screen.say("word " * 150)
+    assert out.getvalue().count("\n") == 1
+
+
+def test_steps_in_a_pipe_are_plain_lines() -> None:
+    screen, _, err = screens()
+    with screen.steps("starting") as steps:
+        steps.note("building lbctl-nginx")
+        steps.log("Step 1/9")
+        steps.state("0 of 3")
+        steps.state("1 of 3")
+    assert err.getvalue() == "building lbctl-nginx\n"
+
+
+def test_steps_on_a_terminal_keep_the_notes() -> None:
+    err = io.StringIO()
+    terminal = Console(file=err, force_terminal=True, width=60, markup=False)
+    with Screen(console(io.StringIO()), terminal).steps("backends in rotation") as steps:
+        steps.note("building lbctl-nginx")
+        steps.log("\x1b]0;owned\x07" + "x" * 500)
+        steps.state("2 of 3")
+    assert "building lbctl-nginx" in err.getvalue()
+    assert "\x1b]0;" not in err.getvalue()
