@@ -19,7 +19,7 @@ _LINE = (
     '"status": %d, "bytes": %d, "duration_ms": %.3f, "backend": %s}\n'
 )
 
-Entry = tuple[float, str, "Request", int, int, float, "Backend"]
+Entry = tuple[float, str, "Request | None", int, int, float, "Backend | None"]
 
 
 class AccessLog:
@@ -35,12 +35,13 @@ class AccessLog:
     def add(
         self,
         client: str,
-        request: Request,
+        request: Request | None,
         status: int,
         body_bytes: int,
         duration_s: float,
-        backend: Backend,
+        backend: Backend | None,
     ) -> None:
+        """`request` is None where none could be read, `backend` where the lb answered itself."""
         self._entries.append((time(), client, request, status, body_bytes, duration_s, backend))
         if len(self._entries) >= _BATCH:
             self.flush()
@@ -57,10 +58,10 @@ def _format(entry: Entry) -> str:
     return _LINE % (
         datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         client,
-        json.dumps(request.method.decode("latin-1")),
-        json.dumps(request.target.decode("latin-1")),
+        json.dumps(request and request.method.decode("latin-1")),
+        json.dumps(request and request.target.decode("latin-1")),
         status,
         body_bytes,
         duration_s * 1000,
-        json.dumps(backend.name),
+        json.dumps(backend and backend.name),
     )

@@ -16,7 +16,9 @@ nothing of it was sent, or if it is idempotent, has no body, and no byte of an a
 from __future__ import annotations
 
 import asyncio
+import struct
 from enum import Enum
+from socket import SO_LINGER, SOL_SOCKET
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +28,15 @@ from lbctl.core.forwarding import (
     response_head,
     response_outlives_connection,
 )
-from lbctl.core.http1 import CHUNKED, NO_BODY, ChunkedBody, head_end, parse_request
+from lbctl.core.http1 import (
+    CHUNKED,
+    HEAD_END,
+    NO_BODY,
+    ChunkedBody,
+    head_end,
+    parse_request,
+    without_empty_lines,
+)
 from lbctl.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 _CONNECT_ATTEMPTS = 3
 _LINGER_S = 2.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
 class Phase(Enum):
@@ -54,7 +65,6 @@ class Downstream(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_answered",
         "_buffer",
         "_chunks",
         "_closed",
@@ -69,6 +79,7 @@ class Downstream(asyncio.Protocol):
         "_retried",
         "_sent_bytes",
         "_started",
+        "_status",
         "_tried",
         "_upstream",
         "_write_paused",
@@ -101,7 +112,7 @@ class Downstream(asyncio.Protocol):
         self._upstream: Upstream | None = None
         self._tried: tuple[Pool, ...] = ()
         self._retried = False
-        self._answered = False  # a byte of the final response was sent
+        self._status = 0  # of the final response, as soon as its head was sent
         self._sent_bytes = 0
         self._started = 0.0
 
@@ -138,8 +149,14 @@ class Downstream(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A half-closed client may still read the answers to what it sent."""
         self._eof = True
-        waiting = self._phase is _CONNECT or self._phase is _EXCHANGE
-        return (waiting and not self.body_left) or self._write_paused
+        if self._phase is _HEAD:
+            if self._started or not self._buffer:  # half a request, or none
+                self._end_connection(discard=False)
+        elif self._phase is _LINGER:
+            self.transport.close()
+        elif self.body_left and not self._status:
+            self.transport.abort()  # this request will never be complete
+        return True  # whether and when to close is decided here
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
         self._closed = True
@@ -147,7 +164,7 @@ class Downstream(asyncio.Protocol):
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
-        self._leave_pool()
+        self._settle()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -156,7 +173,8 @@ class Downstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._touch_body()
+        if self._status:
+            self._touch_body()
         if self._upstream is not None:
             self._upstream.resume()
         elif self._phase is _HEAD and self._buffer:
@@ -166,16 +184,18 @@ class Downstream(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         forwarder = self._forwarder
-        if data[0] == 0x0D and data[:2] == b"\r\n":  # RFC 9112, section 2.2
-            data = data[2:]
+        if data[0] == 0x0D:
+            data = without_empty_lines(data)
             if not data:
+                self._started = 0.0
                 return
         try:
             end = head_end(data, forwarder.limits.head_limit_bytes)
             if not end:
                 if self._eof:
-                    self.transport.close()
-                elif not self._started:
+                    self._end_connection(discard=False)
+                    return
+                if not self._started:
                     self._started = perf_counter()
                     self.deadline = forwarder.now + forwarder.timeouts.head_timeout_s
                 self._buffer = data
@@ -183,14 +203,15 @@ class Downstream(asyncio.Protocol):
             raw = data if end == len(data) else data[:end]
             request = parse_request(raw, forwarder.limits.head_limit_fields)
             self._request = request
-            self._keep_alive = request.keep_alive and not forwarder.draining
+            self._keep_alive = request.keep_alive
             self._started = perf_counter()
-            self.deadline = forwarder.now + forwarder.timeouts.response_timeout_s
             self._outgoing = request_head(request, self._origin)
             self.body_left = request.length
             if request.length == NO_BODY:
+                self.deadline = forwarder.now + forwarder.timeouts.response_timeout_s
                 self._buffer = data[end:]
             else:
+                self.deadline = forwarder.now + forwarder.timeouts.body_idle_timeout_s
                 if request.length == CHUNKED:
                     self._chunks = ChunkedBody(400, forwarder.limits.head_limit_bytes)
                 # What came along is checked before a backend hears of the request.
@@ -226,30 +247,31 @@ class Downstream(asyncio.Protocol):
             return
         assert self._upstream is not None  # noqa: S101 - the phase is EXCHANGE
         self._upstream.transport.write(body)
-        if not self._answered:
-            self._outgoing = b""
+        self._outgoing = b""
         self._touch_body()
 
     def _touch_body(self) -> None:
         """A body moved on: its clock starts again."""
         timeouts = self._forwarder.timeouts
         if self._phase is _EXCHANGE:
-            waiting = not self.body_left and not self._answered
+            waiting = not self.body_left and not self._status
             wait_s = timeouts.response_timeout_s if waiting else timeouts.body_idle_timeout_s
             self.deadline = self._forwarder.now + wait_s
 
     def _dispatch(self) -> None:
-        """Give the request to a backend."""
-        pool = self._forwarder.pick(self._tried)
+        """Give the request to the backend whose turn it is."""
+        pool = self._forwarder.pick(())
         if pool is None:
-            if self._tried:
-                self._refuse(502, "no_backend_reached")
-            else:
-                self._refuse(503, "no_backend", keep_alive=self._keep_alive)
-            return
+            self._refuse(503, "no_backend", keep_alive=self._keep_alive)
+        else:
+            self._give(pool)
+
+    def _give(self, pool: Pool) -> None:
         self._pool = pool
         pool.in_flight += 1
-        upstream = pool.take()
+        pool.changed = True
+        # After a connection was lost, only a new one is known not to be stale as well.
+        upstream = None if self._retried else pool.take()
         if upstream is not None:
             self._exchange(upstream)
             return
@@ -261,7 +283,9 @@ class Downstream(asyncio.Protocol):
     def connected(self, upstream: Upstream) -> None:
         """Called by Forwarder.connect: the connection that was asked for."""
         if self._phase is not _CONNECT or self._closed or self._pool is not upstream.pool:
-            upstream.pool.release(upstream, self._forwarder.now + _LINGER_S)
+            forwarder = self._forwarder
+            rest_s = forwarder.timeouts.upstream_idle_timeout_s
+            upstream.pool.release(upstream, forwarder.now + rest_s)
             return
         if self.body_left:
             self.transport.resume_reading()
@@ -271,14 +295,15 @@ class Downstream(asyncio.Protocol):
         """Called by Forwarder.connect: nothing was sent, so another backend may have it."""
         if self._phase is not _CONNECT or self._closed or self._pool is not pool:
             return
-        self._leave_pool()
+        self._settle()
         self._tried = (*self._tried, pool)
-        if len(self._tried) >= _CONNECT_ATTEMPTS:
+        enough = len(self._tried) >= _CONNECT_ATTEMPTS
+        another = None if enough else self._forwarder.pick(self._tried)
+        if another is None:
             self._refuse(502, reason)
             return
         pool.retries["connect"] += 1
-        pool.changed = True
-        self._dispatch()
+        self._give(another)
 
     def _exchange(self, upstream: Upstream) -> None:
         self._phase = _EXCHANGE
@@ -298,11 +323,11 @@ class Downstream(asyncio.Protocol):
     def respond(self, response: Response) -> None:
         """The head of the final response."""
         minor = self.minor
-        self._answered = True
+        self._status = response.status
         self._outgoing = b""
         if self._keep_alive:
             bounded = response_outlives_connection(response, minor)
-            self._keep_alive = bounded and not self.body_left
+            self._keep_alive = bounded and not self.body_left and not self._forwarder.draining
         head = response_head(response, minor=minor, keep_alive=self._keep_alive)
         self.transport.write(head)
         self._touch_body()
@@ -314,18 +339,10 @@ class Downstream(asyncio.Protocol):
             self.transport.write(data)
             self.deadline = self._forwarder.now + self._forwarder.timeouts.body_idle_timeout_s
 
-    def finished(self, response: Response) -> None:
+    def finished(self) -> None:
         """The response is complete; the upstream connection is not ours any more."""
         self._upstream = None
-        request, pool = self._request, self._pool
-        assert request is not None  # noqa: S101 - an exchange has both
-        assert pool is not None  # noqa: S101
-        duration_s = perf_counter() - self._started
-        pool.record(response.status, duration_s)
-        log = self._forwarder.access_log
-        if log is not None:
-            log.add(self.ip, request, response.status, self._sent_bytes, duration_s, pool.backend)
-        self._leave_pool()
+        self._settle()
         self._end_request()
 
     def upstream_lost(self, upstream: Upstream, *, untouched: bool) -> None:
@@ -336,74 +353,90 @@ class Downstream(asyncio.Protocol):
         self._upstream = None
         pool, request = upstream.pool, self._request
         assert request is not None  # noqa: S101 - an exchange has one
-        self._leave_pool()
-        if self._answered:
-            self.transport.abort()  # half an answer must not look like a whole one
+        self._settle()
+        if self._status:
+            self._forwarder.suspect(pool)
+            self.abort()
             return
         safe = untouched and request.length == NO_BODY and request.method in _IDEMPOTENT
-        if not safe or self._retried:
+        if not upstream.served or not safe:
             self._forwarder.suspect(pool)
+        self._tried = (*self._tried, pool)
+        # Where there is no other, the same one: it may just have closed an idle connection.
+        another = self._forwarder.pick(self._tried) or (pool if pool.routed else None)
+        if not safe or self._retried or another is None:
             self._refuse(502, "upstream_closed")
             return
         self._retried = True
         pool.retries["stale" if upstream.served else "closed"] += 1
-        pool.changed = True
-        if not upstream.served:
-            self._forwarder.suspect(pool)
-        if self._forwarder.others(pool):
-            self._tried = (*self._tried, pool)
-        self._dispatch()
+        self._give(another)
 
     def broken_response(self, upstream: Upstream, reason: str) -> None:
         """What the backend sent is no HTTP."""
         self._upstream = None
         upstream.transport.abort()
-        self._leave_pool()
-        if self._answered:
-            self.transport.abort()
-        else:
-            self._refuse(502, reason)
+        self._settle()
+        self._forwarder.suspect(upstream.pool)
+        self._refuse(502, reason)
 
     # The end of a request or of the connection.
 
     def expired(self) -> None:
         """Called by the forwarder's sweep: the deadline passed."""
-        phase = self._phase
+        phase, upstream, pool = self._phase, self._upstream, self._pool
         if phase is _HEAD and self._started:
             self._refuse(408, "head_timeout")
         elif phase is _HEAD:
-            self.transport.close()
-        elif phase is _LINGER or self._answered:
-            self.transport.abort()
+            self._end_connection(discard=False)
+        elif phase is _LINGER or self._status:
+            self.abort()
+        elif self.body_left and upstream is not None and not upstream.clogged:
+            self._abort_upstream()
+            self._refuse(408, "body_timeout")
         else:
             self._abort_upstream()
-            if self.body_left:
-                self._refuse(408, "body_timeout")
-            else:
-                self._refuse(504, "response_timeout")
+            if pool is not None:
+                self._forwarder.suspect(pool)
+            self._refuse(504, "response_timeout")
 
     def close_if_idle(self) -> None:
         """Called while the worker drains: a client at rest may go."""
         if self._phase is _HEAD and not self._buffer:
-            self.transport.close()
+            self._end_connection(discard=False)
+
+    def abort(self) -> None:
+        """End the connection at once.
+
+        If something of an answer is missing, then with a reset: after a FIN, half of an answer
+        that ends with the connection would look like a whole one.
+        """
+        if self._status or self.transport.get_write_buffer_size():
+            socket = self.transport.get_extra_info("socket")
+            socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.abort()
 
     def _refuse(self, status: int, reason: str, *, keep_alive: bool = False) -> None:
         """Answer ourselves; unless told otherwise the connection ends with it."""
-        self._forwarder.refused[reason] += 1
-        self._leave_pool()
-        if self._answered:
-            self.transport.abort()
+        forwarder = self._forwarder
+        forwarder.refused[reason] += 1
+        self._settle()
+        if self._status:
+            self.abort()
             return
-        self._keep_alive = keep_alive and not self.body_left
-        self.transport.write(
-            own_response(
-                status,
-                reason.replace("_", " "),
-                self._forwarder.date,
-                keep_alive=self._keep_alive,
-                head_only=self.method == b"HEAD",
-            )
+        self._keep_alive = keep_alive and not self.body_left and not forwarder.draining
+        answer = own_response(
+            status,
+            reason.replace("_", " "),
+            forwarder.date,
+            minor=self.minor,
+            keep_alive=self._keep_alive,
+            head_only=self.method == b"HEAD",
         )
+        self.transport.write(answer)
+        if forwarder.access_log is not None:
+            duration_s = perf_counter() - self._started if self._started else 0.0
+            body_bytes = len(answer) - answer.index(HEAD_END) - len(HEAD_END)
+            forwarder.access_log.add(self.ip, self._request, status, body_bytes, duration_s, None)
         self._end_request()
 
     def _end_request(self) -> None:
@@ -415,7 +448,7 @@ class Downstream(asyncio.Protocol):
         self.body_left = NO_BODY
         self._tried = ()
         self._retried = False
-        self._answered = False
+        self._status = 0
         self._sent_bytes = 0
         self._started = 0.0
         forwarder = self._forwarder
@@ -426,18 +459,19 @@ class Downstream(asyncio.Protocol):
                 # Not at once: a pipeline of refused requests must not become a recursion.
                 forwarder.loop.call_soon(self._next_request)
         else:
-            self._phase = _LINGER
-            self._say_goodbye(discard=unread or refused_head)
+            self._end_connection(discard=unread or refused_head)
 
     def _next_request(self) -> None:
         if self._phase is not _HEAD or self._closed or not self._buffer:
             return
         data, self._buffer = self._buffer, b""
-        self.transport.resume_reading()
+        if not self._eof:
+            self.transport.resume_reading()
         self._read_head(data)
 
-    def _say_goodbye(self, *, discard: bool) -> None:
+    def _end_connection(self, *, discard: bool) -> None:
         """Close once everything is sent; with `discard`, first read what the client still sends."""
+        self._phase = _LINGER
         self._buffer = b""
         unsent = self.transport.get_write_buffer_size()
         wait_s = self._forwarder.timeouts.body_idle_timeout_s if unsent else _LINGER_S
@@ -453,9 +487,22 @@ class Downstream(asyncio.Protocol):
             self._upstream.abort()
             self._upstream = None
 
-    def _leave_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.in_flight -= 1
-            self._pool.changed = True
-            self._forwarder.settled(self._pool)
-            self._pool = None
+    def _settle(self) -> None:
+        """The request is done with its backend. Whatever got a response's head from it is
+        counted and logged under its status, even if the rest never came.
+        """
+        pool = self._pool
+        if pool is None:
+            return
+        self._pool = None
+        pool.in_flight -= 1
+        pool.changed = True
+        if self._status:
+            duration_s = perf_counter() - self._started
+            pool.record(self._status, duration_s)
+            log = self._forwarder.access_log
+            if log is not None:
+                sent_bytes = self._sent_bytes
+                log.add(self.ip, self._request, self._status, sent_bytes, duration_s, pool.backend)
+        if not pool.in_flight:
+            self._forwarder.settled(pool)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from email.utils import formatdate
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lbctl.core.balancing import RoundRobin
@@ -59,7 +58,6 @@ class Forwarder:
         self.refused: Counter[str] = Counter()
         self.downstreams: set[Downstream] = set()
         self._balancer: RoundRobin[Pool] = RoundRobin(first_turn)
-        self._routed = 0
         self._on_suspect = on_suspect
         self._on_settled = on_settled
         self._connects: set[asyncio.Task[None]] = set()
@@ -72,19 +70,18 @@ class Forwarder:
         routed: list[Pool] = []
         for backend in snapshot.routes:
             pool = self.pools.get(backend.id)
-            if pool is None or pool.backend != backend:
-                if pool is not None:
-                    self._unroute(pool)
-                pool = self.pools[backend.id] = Pool(
-                    backend, self.limits.idle_upstreams_per_backend
-                )
+            if pool is None:
+                limit = self.limits.idle_upstreams_per_backend
+                pool = self.pools[backend.id] = Pool(backend, limit)
+            elif pool.backend != backend:
+                pool.close_idle(before=float("inf"))
+                pool.backend = backend
             pool.routed = True
             routed.append(pool)
         kept = {pool.backend.id for pool in routed}
         for pool in list(self.pools.values()):
             if pool.backend.id not in kept:
                 self._unroute(pool)
-        self._routed = len(routed)
         self._balancer.update(routed)
         self.revision = snapshot.revision
 
@@ -96,18 +93,14 @@ class Forwarder:
         """The backend whose turn it is."""
         return self._balancer.pick(avoid)
 
-    def others(self, pool: Pool) -> bool:
-        """Whether a backend other than this one is in rotation."""
-        return self._routed > (1 if pool.routed else 0)
-
     def suspect(self, pool: Pool) -> None:
         """Live traffic failed on a backend; the control plane should look at it now."""
         if self._on_suspect is not None:
             self._on_suspect(pool.backend.id)
 
     def settled(self, pool: Pool) -> None:
-        """A request left a pool."""
-        if not pool.routed and not pool.in_flight and self._on_settled is not None:
+        """Nothing is in flight on a pool any more."""
+        if not pool.routed and self._on_settled is not None:
             self._on_settled()
 
     def connect(self, pool: Pool, downstream: Downstream) -> None:
@@ -117,18 +110,17 @@ class Forwarder:
         task.add_done_callback(self._connects.discard)
 
     async def _connect(self, pool: Pool, downstream: Downstream) -> None:
-        backend = pool.backend
+        upstream = Upstream(self, pool)
+        backend = upstream.backend
         try:
             async with asyncio.timeout(self.timeouts.connect_timeout_s):
-                _, upstream = await self.loop.create_connection(
-                    partial(Upstream, self, pool), backend.ip, backend.port
-                )
-        except TimeoutError:
+                await self.loop.create_connection(lambda: upstream, backend.ip, backend.port)
+            if upstream.transport.is_closing():
+                raise ConnectionResetError  # it was closed before this task had its turn
+        except OSError as error:
             self.suspect(pool)
-            downstream.connect_failed(pool, "connect_timeout")
-        except OSError:
-            self.suspect(pool)
-            downstream.connect_failed(pool, "connect_failed")
+            timed_out = isinstance(error, TimeoutError)
+            downstream.connect_failed(pool, "connect_timeout" if timed_out else "connect_failed")
         else:
             downstream.connected(upstream)
 
@@ -169,11 +161,8 @@ class Forwarder:
         """Let clients finish; returns when the last one has left, or at the deadline."""
         self.draining = True
         started = self.loop.time()
-        rest_over = False
         while self.downstreams and self.loop.time() - started < deadline_s:
-            if not rest_over and self.loop.time() - started >= _DRAIN_REST_S:
-                rest_over = True
-            if rest_over:
+            if self.loop.time() - started >= _DRAIN_REST_S:
                 for downstream in list(self.downstreams):
                     downstream.close_if_idle()
             await asyncio.sleep(SWEEP_INTERVAL_S / 5)
@@ -181,8 +170,10 @@ class Forwarder:
     def close(self) -> None:
         """End what is left."""
         self._sweeper.cancel()
+        for task in self._connects:
+            task.cancel()
         for downstream in list(self.downstreams):
-            downstream.transport.abort()
+            downstream.abort()
         for pool in self.pools.values():
             pool.close_idle(before=float("inf"))
         if self.access_log is not None:

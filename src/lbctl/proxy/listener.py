@@ -9,7 +9,6 @@ cost some milliseconds, never a connection.
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,8 @@ _BATCH = 16
 _YIELD_S = 0.001
 _PATIENCE = 4
 """So many times in a row new connections are left to the others."""
-_EXHAUSTED_PAUSE_S = 0.1
-_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_FULL_PAUSE_S = 0.02
+_FAILED_PAUSE_S = 0.1
 
 
 class Listener:
@@ -47,6 +46,7 @@ class Listener:
         self._sockets = sockets
         self._others = others
         self._yielded = 0
+        self._failing = False  # so that a lasting failure is logged once
         self._accepts: set[asyncio.Task[object]] = set()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -65,7 +65,11 @@ class Listener:
 
     def _ready(self, listening: socket.socket) -> None:
         for _ in range(_BATCH):
-            if self._ahead() and self._yielded < _PATIENCE:
+            mine = len(self._forwarder.downstreams) + len(self._accepts)
+            if mine >= self._forwarder.limits.connections_per_worker:
+                self._rest(_FULL_PAUSE_S)  # they are for the others, however long it takes
+                return
+            if self._yielded < _PATIENCE and self._ahead(mine):
                 self._yielded += 1
                 self._rest(_YIELD_S)
                 return
@@ -74,20 +78,17 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 self._yielded = 0
                 return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                _log.warning("cannot accept connections for now: %s", error.strerror)
-                self._rest(_EXHAUSTED_PAUSE_S)
+            except OSError as error:  # out of files or memory, most likely; it may pass
+                if not self._failing:
+                    _log.warning("cannot accept connections for now: %s", error.strerror)
+                self._failing = True
+                self._rest(_FAILED_PAUSE_S)
                 return
+            self._failing = False
             self._take(connection, str(address[0]))
         self._yielded = 0
 
-    def _ahead(self) -> bool:
-        mine = len(self._forwarder.downstreams) + len(self._accepts)
-        if mine >= self._forwarder.limits.connections_per_worker:
-            self._yielded = 0  # full: leave them, however long it takes
-            return True
+    def _ahead(self, mine: int) -> bool:
         others = self._others()
         return bool(others) and mine > min(others) + 1 + mine // 16
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Pool:
     """Connections to one backend, the last one used first, and plain integer counters.
 
-    A pool outlives its place in rotation: it stays until nothing is in flight on it.
+    A pool outlives its place in rotation: it stays until nothing is in flight on it. It
+    outlives the backend's address too: what was counted is counted by id.
     """
 
     __slots__ = (
@@ -57,7 +58,8 @@ class Pool:
 
     def release(self, upstream: Upstream, deadline: float) -> None:
         """Keep a connection that may carry another request until `deadline`, or close it."""
-        if self.routed and len(self.idle) < self.idle_limit:
+        fits = upstream.backend is self.backend and len(self.idle) < self.idle_limit
+        if self.routed and fits:
             upstream.deadline = deadline
             self.idle.append(upstream)
         else:

@@ -8,6 +8,7 @@ data_received to the client's transport; nothing is queued here.
 from __future__ import annotations
 
 import asyncio
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, cast
 
 from lbctl.core.http1 import (
@@ -16,6 +17,7 @@ from lbctl.core.http1 import (
     UNTIL_CLOSE,
     ChunkedBody,
     Response,
+    has_bare_lf,
     parse_response,
 )
 from lbctl.errors import ProtocolError
@@ -38,6 +40,8 @@ class Upstream(asyncio.Protocol):
         "_interim",
         "_left",
         "_paused",
+        "backend",
+        "clogged",
         "deadline",
         "downstream",
         "forwarder",
@@ -52,10 +56,12 @@ class Upstream(asyncio.Protocol):
         self.forwarder = forwarder
         self.pool = pool
         # connection
+        self.backend = pool.backend  # the pool's may get another address meanwhile
         self.transport: asyncio.Transport
         self.deadline = 0.0  # while idle
         self.served = 0  # requests answered before the present one
-        self._paused = False
+        self.clogged = False  # the backend reads too slowly; the client is paused
+        self._paused = False  # the client reads too slowly; the backend is paused
         # request
         self.downstream: Downstream | None = None
         self.response: Response | None = None
@@ -86,27 +92,35 @@ class Upstream(asyncio.Protocol):
             self._leave().broken_response(self, error.reason)
 
     def eof_received(self) -> None:
-        if self.downstream is None:
-            self.pool.discard(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.pool.open -= 1
-        downstream = self.downstream
+        """The end, at once: what is still to be sent must not delay it until it is flushed."""
+        downstream, response = self.downstream, self.response
         if downstream is None:
             self.pool.discard(self)
-            return
-        response = self.response
-        if response is not None and response.length == UNTIL_CLOSE and exc is None:
-            self._finish(downstream, response, reusable=False)
-            return
-        untouched = response is None and not self._buffer and not self._interim
-        self._leave().upstream_lost(self, untouched=untouched)
+        elif response is not None and response.length == UNTIL_CLOSE and not self._was_reset():
+            self._finish(downstream, reusable=False)
+        else:
+            self._lost()
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
+        self.pool.open -= 1
+        if self.downstream is None:
+            self.pool.discard(self)
+        else:
+            self._lost()  # without an EOF before it: reset
+
+    def _was_reset(self) -> bool:
+        """libuv reports an end where a reset came right behind data; the kernel knows better."""
+        socket = self.transport.get_extra_info("socket")
+        return bool(socket.getsockopt(SOL_SOCKET, SO_ERROR))
 
     def pause_writing(self) -> None:
+        self.clogged = True
         if self.downstream is not None:
             self.downstream.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self.clogged = False
         if self.downstream is not None:
             self.downstream.transport.resume_reading()
 
@@ -145,6 +159,8 @@ class Upstream(asyncio.Protocol):
             if end < 4 or end > limits.head_limit_bytes:
                 if len(data) >= limits.head_limit_bytes:
                     raise ProtocolError(502, "response_head_too_large")
+                if has_bare_lf(data):
+                    raise ProtocolError(502, "bad_response")
                 self._buffer = data
                 return
             raw = data if end == len(data) else data[:end]
@@ -174,25 +190,29 @@ class Upstream(asyncio.Protocol):
             self._left = left
             downstream.forward(data)
             if left <= 0:
-                self._finish(downstream, response, reusable=left == 0 and response.keep_alive)
+                self._finish(downstream, reusable=left == 0 and response.keep_alive)
         elif self._chunks is None:
             downstream.forward(data)
         else:
             downstream.forward(self._chunks.feed(data))
             if self._chunks.done:
                 clean = not self._chunks.rest and response.keep_alive
-                self._finish(downstream, response, reusable=clean)
+                self._finish(downstream, reusable=clean)
 
-    def _finish(self, downstream: Downstream, response: Response, *, reusable: bool) -> None:
+    def _finish(self, downstream: Downstream, *, reusable: bool) -> None:
         self._leave()
         self.resume()
         self.served += 1
-        if reusable and not downstream.body_left:
+        if reusable and not downstream.body_left and not self.clogged:
             forwarder = self.forwarder
             self.pool.release(self, forwarder.now + forwarder.timeouts.upstream_idle_timeout_s)
         else:
             self.transport.close()
-        downstream.finished(response)
+        downstream.finished()
+
+    def _lost(self) -> None:
+        untouched = self.response is None and not self._buffer and not self._interim
+        self._leave().upstream_lost(self, untouched=untouched)
 
     def _leave(self) -> Downstream:
         downstream = self.downstream
@@ -200,4 +220,6 @@ class Upstream(asyncio.Protocol):
         self.downstream = None
         self._buffer = b""
         self._chunks = None
+        if self.clogged:
+            downstream.transport.resume_reading()
         return downstream

@@ -1,0 +1,191 @@
+"""Taking connections: fairly, within limits, and whatever another worker does."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import uvloop
+
+from lbctl.config import Config, Limits
+from lbctl.process.board import Board
+from lbctl.proxy.forwarder import Forwarder
+from lbctl.proxy.listener import Listener
+from tests.support.deadlines import eventually, scaled
+from tests.support.scripted import loopback, proxied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def _work(seat: int, listening: socket.socket, board: Board) -> None:
+    async def run() -> None:
+        forwarder = Forwarder(Config())
+
+        def others() -> list[int]:
+            board.write(seat, len(forwarder.downstreams))
+            return board.others(seat)
+
+        Listener(forwarder, [listening], others).start()
+        while True:
+            others()
+            await asyncio.sleep(0.05)
+
+    uvloop.run(run())
+
+
+@contextmanager
+def workers(count: int, listening: socket.socket) -> Iterator[tuple[list[int], Board]]:
+    """Processes that accept from one socket and answer 503; gives their pids."""
+    board = Board(count)
+    pids = []
+    for seat in range(count):
+        pid = os.fork()
+        if not pid:
+            try:
+                _work(seat, listening, board)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    try:
+        yield pids, board
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _connections(board: Board, seats: int) -> list[int]:
+    """Of each worker, seen from a seat that nobody has."""
+    return board.others(-1)[:seats]
+
+
+def _until(check: object, within: float = 10.0) -> None:
+    assert callable(check)
+    end = time.monotonic() + scaled(within)
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_thousand_connections_spread_over_the_workers() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
+    clients: list[socket.socket] = []
+    with loopback() as listening, workers(2, listening) as (_, board):
+        _until(lambda: len(_connections(board, 2)) == 2)
+        try:
+            address = listening.getsockname()
+            clients.extend(socket.create_connection(address) for _ in range(1000))
+            _until(lambda: sum(_connections(board, 2)) == 1000)
+            for count in _connections(board, 2):
+                assert abs(count - 500) <= 100
+        finally:
+            for one in clients:
+                one.close()
+
+
+def test_a_worker_that_hangs_delays_nobody() -> None:
+    with loopback() as listening, workers(2, listening) as (pids, board):
+        _until(lambda: len(_connections(board, 2)) == 2)
+        os.kill(pids[0], signal.SIGSTOP)  # it keeps its place, with the fewest connections
+        clients: list[socket.socket] = []
+        waited_s = []
+        try:
+            for _ in range(50):
+                started = time.monotonic()
+                client = socket.create_connection(listening.getsockname(), timeout=scaled(5))
+                clients.append(client)
+                client.send(REQUEST)
+                assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+                waited_s.append(time.monotonic() - started)
+        finally:
+            for one in clients:
+                one.close()
+        # Nearly all, because this machine itself may hang for so long.
+        assert sorted(waited_s)[45] < scaled(0.1)
+
+
+async def test_who_is_ahead_takes_a_connection_that_nobody_else_wants() -> None:
+    async with proxied([]) as (proxy, _):
+        proxy.others = [0]
+        for _ in range(10):
+            client = await proxy.client()
+            await client.get()
+            assert (await client.reply()).status == 503
+        assert len(proxy.forwarder.downstreams) == 10
+
+
+async def test_a_full_worker_leaves_connections_alone_until_one_ends() -> None:
+    async with proxied([], limits=Limits(connections_per_worker=2)) as (proxy, _):
+        one, two, three = [await proxy.client() for _ in range(3)]
+        for client in (one, two):
+            await client.get()
+            assert (await client.reply()).status == 503
+        await three.get()
+        await one.get()
+        assert (await one.reply()).status == 503
+        assert len(proxy.forwarder.downstreams) == 2
+        two.close()
+        assert (await three.reply()).status == 503
+
+
+class OutOfFiles:
+    """A listening socket in a process that has no file left for the first accepts."""
+
+    def __init__(self, listening: socket.socket, failures: int) -> None:
+        self.listening = listening
+        self.failures = failures
+        self.accepts = 0
+        self.fileno = listening.fileno
+        self.setblocking = listening.setblocking
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepts += 1
+        if self.accepts <= self.failures:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self.listening.accept()
+
+
+async def test_out_of_files_it_waits_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with proxied([]) as (proxy, _):
+        proxy.listener.stop()
+        starved = OutOfFiles(proxy.socket, failures=2)
+        listener = Listener(proxy.forwarder, [cast("socket.socket", starved)], list)
+        started = time.monotonic()
+        listener.start()
+        client = await proxy.client()
+        await client.get()
+        assert (await client.reply()).status == 503
+        assert time.monotonic() - started >= 0.2  # a pause for each failure, no busy loop
+        await eventually(lambda: starved.accepts == 4)  # two failures, one client, none left
+        listener.stop()
+        assert [record.message for record in caplog.records] == [
+            "cannot accept connections for now: Too many open files"
+        ]
+
+
+async def test_after_stop_connections_wait_for_others_and_clients_stay() -> None:
+    async with proxied([]) as (proxy, _):
+        client = await proxy.client()
+        await client.get()
+        await client.reply()
+        proxy.listener.stop()
+        waiting = await proxy.client()
+        await waiting.get()
+        await client.get()
+        assert (await client.reply()).status == 503
+        assert len(proxy.forwarder.downstreams) == 1
+        proxy.listener.start()
+        assert (await waiting.reply()).status == 503
