@@ -30,8 +30,7 @@ $(READY): requirements/dev.txt pyproject.toml
 	@touch $@
 
 up: install ## start everything, and print the addresses and the list
-	@$(BIN)/lbctl doctor --fix
-	@$(BIN)/lbctl up
+	@$(BIN)/lbctl up --install
 
 scale: install ## to N backends: make scale N=5
 	@$(BIN)/lbctl scale $(N)

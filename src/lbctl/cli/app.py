@@ -106,15 +106,21 @@ def lbctl(session: Session) -> None:
     "access_log",
 )  # fmt: skip
 @click.option("--build", is_flag=True, envvar="LBCTL_BUILD", help="build lbctl's images anew")
+@click.option(
+    "--install",
+    is_flag=True,
+    help="as root on Debian or Ubuntu: install nginx-light where that is what is missing",
+)
 @_common
-def up_command(session: Session, *, build: bool, **flags: str | None) -> None:
+def up_command(session: Session, *, build: bool, install: bool, **flags: str | None) -> None:
     """Start what is missing; return when all backends are in rotation.
 
     Run again, it changes nothing.
     """
     from lbctl.cli import up
 
-    session.run(up.up(session, session.configure(**flags), build=build))
+    settings = session.configure(**flags)
+    session.run(up.up(session, settings, build=build, may_install=install))
 
 
 @lbctl.command("scale", cls=NumberCommand)
@@ -171,19 +177,13 @@ def logs_command(session: Session, *, follow: bool, tail: int, runtime: str | No
 
 
 @lbctl.command("doctor")
-@click.option(
-    "--fix",
-    is_flag=True,
-    help="only where nothing can run: install nginx-light (as root on Debian or Ubuntu)",
-)
 @leaves("port", "bind", "admin_port")
 @_common
-def doctor_command(session: Session, *, fix: bool, **flags: str | None) -> None:
+def doctor_command(session: Session, **flags: str | None) -> None:
     """Check the machine, and say what to do about each finding."""
-    from lbctl.cli import doctor, install
+    from lbctl.cli import doctor
 
-    settings = session.configure(**flags)
-    session.run(install.fix(session, settings) if fix else doctor.doctor(session, settings))
+    session.run(doctor.doctor(session, session.configure(**flags)))
 
 
 @lbctl.command("serve")

@@ -1,6 +1,6 @@
 """`lbctl doctor`: what this machine has and lacks, and what to do about each finding.
 
-It changes nothing; what `--fix` does is in `install`.
+It changes nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`lbctl doctor --fix`: give a machine on which nothing can run an nginx.
+"""`lbctl up --install`: give a machine that has nothing to run backends on an nginx.
 
-Only as root, only on Debian and Ubuntu, only where there is neither a Docker engine nor an
-nginx with http_dav; and it says so. Everywhere else it ends with the command to type.
+Only as root, only on Debian and Ubuntu, only where backends would be plain processes and there
+is no nginx with http_dav for them; and it says so. Everywhere else the command to type is told.
 """
 
 from __future__ import annotations
@@ -13,48 +13,29 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lbctl.cli import resolve
-from lbctl.errors import MachineError, OperationError
+from lbctl.errors import OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lbctl.cli.session import Session
-    from lbctl.config import Config
+    from lbctl.cli.screen import Screen
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _NO_SERVICES: Final = "#!/bin/sh\nexit 101\n"
 _PACKAGE: Final = "nginx-light"
 
 
-async def fix(session: Session, settings: Config) -> int:
-    """Return 0 as soon as lbctl can run here. Says nothing where it can already.
-
-    Raises MachineError with the command to type where installing is not lbctl's to do, and
-    OperationError where it failed.
-    """
-    async with session.stacks(settings) as (facts, _):
-        try:
-            resolve.for_up(facts)
-        except MachineError:
-            if settings.runtime == "docker" or not _may_install():
-                raise
-        else:
-            return 0
-    session.screen.tell(f"no Docker engine and no nginx on this machine: installing {_PACKAGE}")
-    _install()
-    problem = session.runtimes.nginx_problem()
-    if problem:
-        raise MachineError(problem)
-    return 0
-
-
-def _may_install() -> bool:
+def may_install() -> bool:
+    """Whether installing is lbctl's to do here."""
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def _install() -> None:
-    """Install the package; the web server it would start on port 80 stays off."""
+def nginx(screen: Screen) -> None:
+    """Install it, and say so; the web server it would start on port 80 stays off.
+
+    Raises OperationError where that failed.
+    """
+    screen.tell(f"no nginx with http_dav on this machine: installing {_PACKAGE}")
     command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", _PACKAGE]
     with _no_services_started():
         # The first try needs no network where the package lists are fresh.

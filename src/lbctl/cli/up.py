@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from lbctl.cli import resolve
+from lbctl.cli import install, resolve
 from lbctl.cli.client import AdminClient
 from lbctl.config import Deploy
 from lbctl.deploy import StackOptions
-from lbctl.errors import ImageError, LbctlError, OperationError
+from lbctl.errors import ImageError, LbctlError, MachineError, OperationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from lbctl.cli.client import Status
     from lbctl.cli.screen import Screen, Steps
@@ -30,26 +31,42 @@ _LOOK_INTERVAL_S = 0.2
 _SCALE_MARGIN_S = 10.0  # the lb gives up first, and says why
 
 
-async def up(session: Session, settings: Config, *, build: bool) -> int:
-    """Start what is missing; return when every backend is in rotation."""
+async def up(session: Session, settings: Config, *, build: bool, may_install: bool) -> int:
+    """Start what is missing; return when every backend is in rotation.
+
+    With `may_install`, an nginx is installed where that is what the machine lacks.
+    """
     screen = session.screen
-    async with session.stacks(settings) as (facts, stacks):
-        choice = resolve.for_up(facts)
+    options = _options(settings, build=build)
+
+    async def start(stacks: dict[str, Stack], choice: resolve.Choice) -> FoundStack:
         screen.tell(f"runtime: {choice.runtime} ({choice.why})")
-        stack = stacks[choice.runtime]
-        options = _options(settings, build=build)
+        with screen.steps("starting") as steps:
+            return await stacks[choice.runtime].up(options, steps)
+
+    def choose(
+        facts: resolve.Facts, decide: Callable[[resolve.Facts], resolve.Choice]
+    ) -> resolve.Choice:
         try:
-            with screen.steps("starting") as steps:
-                found = await stack.up(options, steps)
+            return decide(facts)
+        except MachineError:
+            lacks_nginx = facts.nginx_problem and settings.runtime != "docker"
+            if not (lacks_nginx and may_install and install.may_install()):
+                raise
+        install.nginx(screen)
+        return decide(replace(facts, nginx_problem=session.runtimes.nginx_problem()))
+
+    async with session.stacks(settings) as (facts, stacks):
+        choice = choose(facts, resolve.for_up)
+        try:
+            found = await start(stacks, choice)
         except ImageError as error:
             if not _may_fall_back(facts, settings, build=build):
                 raise
-            choice = resolve.or_local(facts, str(error).partition("\n")[0])
-            screen.tell(f"runtime: {choice.runtime} ({choice.why})")
-            stack = stacks[choice.runtime]
-            with screen.steps("starting") as steps:
-                found = await stack.up(options, steps)
-        return await _fill(screen, stack, found, settings)
+            why_not_docker = str(error).partition("\n")[0]
+            choice = choose(facts, partial(resolve.or_local, why_not_docker=why_not_docker))
+            found = await start(stacks, choice)
+        return await _fill(screen, stacks[choice.runtime], found, settings)
 
 
 def _options(settings: Config, *, build: bool) -> StackOptions:

@@ -11,6 +11,8 @@ The phases of a connection, and what moves it on:
 A request is answered once. It is sent a second time only where that is provably safe: if
 nothing of it was sent, or if it is idempotent, has no body, and no byte of an answer came
 (RFC 9110, section 9.2.2).
+
+An answer that breaks off is ended with a reset, so that no client takes half of it for the whole.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from lbctl import config
-from lbctl.cli import doctor, install
+from lbctl.cli import doctor
 from lbctl.cli.doctor import Finding, Level
 from lbctl.errors import EngineUnavailableError, MachineError
 from lbctl.runtime.engine import Engine
@@ -14,7 +14,6 @@ from tests.unit.cli.machine import NO_ENGINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     import pytest
 
@@ -102,63 +101,3 @@ def test_ports(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.lb.traffic = machine.lb.traffic._replace(port=port)
         typed = machine.type("doctor", "--bind", "127.0.0.1", "--port", str(port))
         assert "held by the stack of project 'lbctl'" in typed.out
-
-
-# --fix
-
-
-def test_fix_does_nothing_where_something_runs(machine: Machine) -> None:
-    machine.engine_problem = NO_ENGINE
-    typed = machine.type("doctor", "--fix")
-    assert (typed.status, typed.out, typed.err) == (0, "", "")
-    machine.engine_problem, machine.nginx = "", NO_NGINX
-    assert machine.type("doctor", "--fix").status == 0
-
-
-def test_fix_gives_the_command_where_it_may_not(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine.engine_problem, machine.nginx = NO_ENGINE, NO_NGINX
-    monkeypatch.setattr(install, "_may_install", lambda: False)
-    typed = machine.type("doctor", "--fix")
-    assert typed.status == 3
-    assert typed.err.splitlines()[-1] == "install one: apt-get install nginx-light"
-
-
-def test_fix_installs_and_says_so(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    machine.engine_problem, machine.nginx = NO_ENGINE, NO_NGINX
-    policy = tmp_path / "policy-rc.d"
-    commands: list[list[str]] = []
-
-    def runs(command: list[str]) -> bool:
-        if command[0] == "apt-get":
-            assert policy.stat().st_mode & 0o111  # packages start no service meanwhile
-        commands.append(command)
-        machine.nginx = ""
-        return True
-
-    monkeypatch.setattr(install, "_may_install", lambda: True)
-    monkeypatch.setattr(install, "_POLICY", policy)
-    monkeypatch.setattr(install, "_runs", runs)
-    typed = machine.type("doctor", "--fix")
-    assert typed.status == 0
-    assert "installing nginx-light" in typed.err
-    assert commands[0][:2] == ["apt-get", "install"]
-    assert not policy.exists()
-
-
-def test_fix_that_fails_says_what_to_try(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    machine.engine_problem, machine.nginx = NO_ENGINE, NO_NGINX
-    policy = tmp_path / "policy-rc.d"
-    policy.write_text("somebody else's", encoding="utf-8")
-    monkeypatch.setattr(install, "_POLICY", policy)
-    monkeypatch.setattr(install, "_may_install", lambda: True)
-    monkeypatch.setattr(install, "_runs", lambda _: False)
-    typed = machine.type("doctor", "--fix")
-    assert typed.status == 1
-    assert typed.err.splitlines()[-1] == "apt-get update && apt-get install nginx-light"
-    assert policy.read_text(encoding="utf-8") == "somebody else's"
