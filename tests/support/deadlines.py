@@ -42,3 +42,23 @@ async def eventually(
             message = f"not within {scaled(within):.1f} s; last: {last!r}"
             raise AssertionError(message) from (last if isinstance(last, Exception) else None)
         await asyncio.sleep(every)
+
+
+def until(check: Callable[[], T], within: float = 10.0, every: float = 0.01) -> T:
+    """`eventually` for a test that has no event loop; what a stack on its way answers (errors,
+    half a document) is no answer yet.
+    """
+    end = time.monotonic() + scaled(within)
+    last: object = None
+    while True:
+        try:
+            value = check()
+            if value:
+                return value
+            last = value
+        except (AssertionError, OSError, ValueError) as error:
+            last = error
+        if time.monotonic() > end:
+            message = f"not within {scaled(within):.1f} s; last: {last!r}"
+            raise AssertionError(message) from (last if isinstance(last, Exception) else None)
+        time.sleep(every)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIGITS = re.compile(r"([0-9]{1,9})")
-_BAD = frozenset({State.DOWN, State.INVALID})
 _QUIET = frozenset({State.PROBING, State.ENROLLING, State.JOINING})
 
 
@@ -206,5 +205,7 @@ def _log_transition(transition: Transition) -> None:
     elif transition.after is State.UP:
         log.info("%s is up", name)
     else:
-        level = logging.WARNING if transition.after in _BAD else logging.INFO
-        log.log(level, "%s is %s: %s", name, transition.after.value, reason)
+        # Every container is seen before its first start: that is no news.
+        fell = transition.after is State.DOWN and transition.before is not None
+        bad = fell or transition.after is State.INVALID
+        log.log(logging.WARNING if bad else logging.INFO, "%s is %s: %s", name, transition.after.value, reason)

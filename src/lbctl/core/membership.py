@@ -319,7 +319,7 @@ class Rotation:
     def _bar(self, entry: _Entry) -> tuple[State, str] | None:
         instance, health = entry.instance, entry.health
         if instance.phase is Phase.EXITED:
-            return State.DOWN, "it has exited"
+            return State.DOWN, instance.problem or "it has exited"
         if instance.phase is Phase.STOPPING:
             return State.DRAINING, "it was told to stop"
         if instance.backend is None:

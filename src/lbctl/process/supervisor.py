@@ -10,7 +10,6 @@ the controller; then the programs. A second signal does not wait.
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import itertools
 import logging
@@ -20,16 +19,17 @@ import selectors
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
-from lbctl.errors import LbctlError, OperationError
+from lbctl.errors import LbctlError
 from lbctl.paths import PROGRAM_UID, WORKER_UID
-from lbctl.process import logs, wire, worker
+from lbctl.process import logs, worker
 from lbctl.process.board import Board
+from lbctl.process.channel import Channel
 from lbctl.process.children import Child, Children, become, how_it_ended, restart_delay_s
+from lbctl.process.holdings import listen, lock, share_alive, tell_pid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lbctl.supervisor")
 
-_BACKLOG = 4096
 _CONTROLLER_END_S = 3.0
 _PROGRAM_END_S = 5.0
 _WORKER_END_MARGIN_S = 1.0
@@ -60,25 +59,16 @@ def worker_count(config: Config) -> int:
     return config.workers or len(os.sched_getaffinity(0))
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
-    """What clients reach. They outlive every other process of the lb."""
-
-    traffic: list[socket.socket]
-    admin: socket.socket
-    workers: socket.socket
-
-
 class Supervisor:
     """One lb. Raises OperationError if it runs already or cannot listen."""
 
     def __init__(self, config: Config, paths: Paths) -> None:
         self._config = config
         self._paths = paths
-        self._lock = _lock(paths)
-        self._alive = _alive(paths)
-        self._sockets = _listen(config, paths)
-        _tell_pid(self._lock)
+        self._lock = lock(paths)
+        self._alive = share_alive(paths)
+        self._sockets = listen(config, paths)
+        tell_pid(self._lock)
         self._board = Board(worker_count(config))
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -326,73 +316,6 @@ class Supervisor:
             child.on_exit = one_less
 
 
-class Channel:
-    """The supervisor's end of the socketpair to the controller: JSON lines, never blocking."""
-
-    def __init__(self, supervisor: Supervisor, one: socket.socket) -> None:
-        self._supervisor = supervisor
-        self._socket = one
-        self._in = b""
-        self._out = b""
-        one.setblocking(False)
-        supervisor.watch(one, selectors.EVENT_READ, self._ready)
-
-    def send(self, document: dict[str, Any]) -> None:
-        self._out += wire.encode(document)
-        self._flush()
-
-    def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._supervisor.watch(self._socket, 0, self._ready)
-            self._socket.close()
-
-    def abandon(self) -> None:
-        """In a forked child: close the copy, leave the supervisor's selector alone."""
-        self._socket.close()
-
-    def _flush(self) -> None:
-        try:
-            sent = self._socket.send(self._out) if self._out else 0
-            self._out = self._out[sent:]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._out = b""  # the controller is gone; its successor gets a new channel
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
-        self._supervisor.watch(self._socket, events, self._ready)
-
-    def _ready(self) -> None:
-        if self._out:
-            self._flush()
-        try:
-            data = self._socket.recv(65_536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._supervisor.watch(self._socket, 0, self._ready)
-            return
-        *lines, self._in = (self._in + data).split(b"\n")
-        for line in lines:
-            self._handle(wire.decode(line))
-
-    def _handle(self, wish: dict[str, Any]) -> None:
-        answer = partial(self._answer, wish["id"])
-        if "run" in wish:
-            answer(self._supervisor.run_program(wish["run"]))
-        elif "stop" in wish:
-            stop = wish["stop"]
-            self._supervisor.stop_program(
-                str(stop["name"]), int(stop["signal"]), float(stop["grace_s"]), partial(answer, "")
-            )
-
-    def _answer(self, number: int, error: str) -> None:
-        if self._socket.fileno() >= 0:
-            self.send({"id": number, "error": error})
-
-
 def _row(role: str, name: str, pid: int, restarts: int, started_at: datetime) -> dict[str, Any]:
     return {
         "role": role,
@@ -415,58 +338,3 @@ def _program_body(argv: list[str], log: str, alive: IO[str]) -> None:
     if os.geteuid() == 0:
         become(PROGRAM_UID, PROGRAM_UID)
     os.execv(argv[0], argv)  # noqa: S606 - the controller's wish, on the local runtime only
-
-
-def _lock(paths: Paths) -> IO[str]:
-    """Held as long as this process lives. Raises OperationError if another one holds it."""
-    try:
-        paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
-        file = paths.lock.open("a+")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OperationError(f"an lb already runs on {paths.state}") from None
-    except OSError as error:
-        raise OperationError(f"cannot use {paths.state}: {error.strerror}") from None
-    file.truncate(0)
-    return file
-
-
-def _tell_pid(lock: IO[str]) -> None:
-    """Only now that it listens: whoever reads it may go on."""
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-
-
-def _alive(paths: Paths) -> IO[str]:
-    """A lock that all children share: it is free when the last of them is gone."""
-    file = paths.alive.open("a+")
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file
-
-
-def _listen(config: Config, paths: Paths) -> Sockets:
-    traffic = _listen_tcp(config.bind, config.port)
-    admin = _listen_tcp(config.admin_bind, config.admin_port)
-    workers = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        paths.workers_socket.unlink(missing_ok=True)
-        workers.bind(str(paths.workers_socket))
-        paths.workers_socket.chmod(0o666)  # who connects is checked by uid
-        workers.listen(128)
-    except OSError as error:
-        raise OperationError(f"cannot listen on {paths.workers_socket}: {error}") from None
-    return Sockets([traffic], admin, workers)
-
-
-def _listen_tcp(address: str, port: int) -> socket.socket:
-    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        one.bind((address, port))
-        one.listen(_BACKLOG)
-    except OSError as error:
-        one.close()
-        shown = f"{address or '0.0.0.0'}:{port}"
-        raise OperationError(f"cannot listen on {shown}: {error.strerror}") from None
-    one.setblocking(False)
-    return one

@@ -35,7 +35,7 @@ def test_a_child_runs_its_body_and_is_reaped() -> None:
     family = children()
     child = Child("worker", "one", lambda: None)
     family.start(child)
-    assert child.alive
+    assert family.alive == [child]
     ended, status = reap_one(family)
     assert ended is child
     assert how_it_ended(status) == "exit status 0"
