@@ -225,6 +225,14 @@ async def test_the_list_tells_docker_s_health(
     assert (await only(runtime)).health is EngineHealth.UNHEALTHY
 
 
+async def test_a_pause_makes_nobody_unhealthy(runtime: DockerRuntime, project: Project) -> None:
+    project.run("one", "--health-interval", "1h", "--health-cmd", "true")
+    docker("pause", f"{project.name}-one")
+    docker("unpause", f"{project.name}-one")
+    assert inspect(f"{project.name}-one")["State"]["Health"]["Status"] == "unhealthy"
+    assert (await only(runtime)).health is EngineHealth.NONE
+
+
 async def test_labels_set_the_backend(runtime: DockerRuntime, project: Project) -> None:
     project.run("labelled", labels={
         "lbctl.port": "81", "lbctl.admin-port": "82", "lbctl.probe": "/up?deep=1",

@@ -232,11 +232,6 @@ _SETTINGS: Final = (
     _Setting(
         "net.ipv4.tcp_max_syn_backlog", 1024, "bursts of new connections are dropped beyond it"
     ),
-    _Setting(
-        "net.ipv4.tcp_migrate_req",
-        1,
-        "without it a worker that ends resets connections it had not accepted yet",
-    ),
 )
 
 

@@ -208,4 +208,10 @@ def _log_transition(transition: Transition) -> None:
         # Every container is seen before its first start: that is no news.
         fell = transition.after is State.DOWN and transition.before is not None
         bad = fell or transition.after is State.INVALID
-        log.log(logging.WARNING if bad else logging.INFO, "%s is %s: %s", name, transition.after.value, reason)
+        log.log(
+            logging.WARNING if bad else logging.INFO,
+            "%s is %s: %s",
+            name,
+            transition.after.value,
+            reason,
+        )

@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import random
+import resource
 import selectors
 import signal
 import socket
@@ -47,6 +48,8 @@ _WORKER_END_MARGIN_S = 1.0
 def main(config: Config, paths: Paths) -> int:
     """Run the lb until it is told to end. Returns the exit status."""
     logs.set_up("supervisor")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection needs two
     try:
         supervisor = Supervisor(config, paths)
     except LbctlError as error:

@@ -45,6 +45,7 @@ ADMIN_PORT: Final = "9900/tcp"
 LB_STOP_TIMEOUT_S: Final = 20  # its own drain takes at most 10 s
 ENGINE_SOCKET: Final = "/var/run/docker.sock"  # inside the lb container
 _MEBIBYTE: Final = 1 << 20
+_CHECK_RETRIES: Final = 3  # of a HEALTHCHECK that does not say
 _PATH = re.compile(r'/[!"$-~]{0,1023}')  # visible ASCII but "#": part of a request line
 
 
@@ -217,6 +218,16 @@ def _phase_and_health(state: str, status: str) -> tuple[Phase, EngineHealth]:
         if status.endswith(ending):
             return Phase.RUNNING, health
     return Phase.RUNNING, EngineHealth.NONE
+
+
+def failed_its_checks(facts: Json) -> bool:
+    """Whether so many of a container's checks failed in a row that it is unhealthy; `facts` are
+    the engine's inspection of it.
+    """
+    health = facts["State"].get("Health") or {}
+    check = facts["Config"].get("Healthcheck") or {}
+    failures: int = health.get("FailingStreak") or 0
+    return failures >= (check.get("Retries") or _CHECK_RETRIES)
 
 
 def _why_not_running(state: str, status: str) -> str:

@@ -22,12 +22,20 @@ import logging
 import re
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from lbctl.core.text import printable
 from lbctl.errors import EngineError
+from lbctl.model import EngineHealth
 from lbctl.ports import Change
-from lbctl.runtime.containers import Names, backend_body, free_names, instance_of
+from lbctl.runtime.containers import (
+    Names,
+    backend_body,
+    failed_its_checks,
+    free_names,
+    instance_of,
+)
 from lbctl.runtime.engine import EngineRefusedError
 
 if TYPE_CHECKING:
@@ -96,7 +104,8 @@ class DockerRuntime:
 
     async def list(self) -> list[Instance]:
         containers = await self._engine.containers(self._names.filters("backend"))
-        return [instance_of(container, self._names.network) for container in containers]
+        instances = (instance_of(container, self._names.network) for container in containers)
+        return await asyncio.gather(*map(self._with_true_health, instances))
 
     async def watch(self) -> AsyncIterator[Change]:
         filters = {
@@ -112,6 +121,16 @@ class DockerRuntime:
                 if change.action == "kill" and not change.leaving:
                     change = await self._with_own_stop_signal(event, change)
                 yield change
+
+    async def _with_true_health(self, instance: Instance) -> Instance:
+        """The engine's list calls a container that was paused unhealthy from then on until a
+        check passes (30 s with lbctl's own image): only what its checks said counts.
+        """
+        if instance.health is EngineHealth.UNHEALTHY:
+            with contextlib.suppress(EngineRefusedError):  # it is gone by now
+                if not failed_its_checks(await self._engine.inspect(instance.id)):
+                    return replace(instance, health=EngineHealth.NONE)
+        return instance
 
     async def _taken_names(self) -> set[str]:
         """Names of this project's backends on the engine, whatever their labels say."""

@@ -39,7 +39,7 @@ def test_kernel_settings() -> None:
     assert found["ip_forward"].remedy == "sysctl -w net.ipv4.ip_forward=1"
     assert found["somaxconn"].level is Level.OK
     assert found["local ports"].level is Level.HINT
-    assert "tcp_migrate_req" not in found  # this kernel has it not
+    assert "tcp_max_syn_backlog" not in found  # this kernel has it not
 
 
 def test_memory_is_the_smaller_of_machine_and_cgroup() -> None:

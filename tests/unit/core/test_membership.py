@@ -250,6 +250,17 @@ def test_the_way_out_is_one_step(changes: dict[str, Any], state: State) -> None:
     assert driver.rotation.lagging() == [("b", "has list 1, not 2")]
 
 
+def test_how_one_ended_is_the_reason() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.observe(
+        instance("a", phase=Phase.EXITED, backend=None, problem="exited, exit status 137"),
+        instance("b", phase=Phase.EXITED, backend=None),
+    )
+    assert driver.status("a").reason == "exited, exit status 137"
+    assert driver.status("b").reason == "it has exited"
+
+
 def test_one_that_is_gone_is_gone_from_the_status_too() -> None:
     driver = Driver()
     driver.up("a", "b")

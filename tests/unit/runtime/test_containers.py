@@ -17,6 +17,7 @@ from lbctl.runtime.containers import (
     Names,
     Outside,
     backend_body,
+    failed_its_checks,
     free_names,
     instance_of,
     lb_body,
@@ -252,3 +253,20 @@ def test_names_and_filters() -> None:
     )
     assert NAMES.filters() == {"label": ["lbctl.project=shop"]}
     assert NAMES.filters("lb") == {"label": ["lbctl.project=shop", "lbctl.role=lb"]}
+
+
+@pytest.mark.parametrize(
+    ("health", "check", "failed"),
+    [
+        ({"FailingStreak": 3}, {"Retries": 3}, True),
+        ({"FailingStreak": 2}, {"Retries": 3}, False),
+        ({"FailingStreak": 1}, {"Retries": 1}, True),
+        ({"FailingStreak": 3}, {"Retries": 0}, True),
+        ({"FailingStreak": 2}, {}, False),
+        ({"FailingStreak": 0}, {"Retries": 1}, False),  # paused, and not checked since
+        (None, None, False),
+    ],
+)
+def test_unhealthy_is_who_failed_its_checks(health: Any, check: Any, failed: bool) -> None:
+    facts = {"State": {"Health": health}, "Config": {"Healthcheck": check}}
+    assert failed_its_checks(facts) is failed
