@@ -244,6 +244,8 @@ class _Tail:
         """The whole lines that have come since the last call."""
         try:
             with self._path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset = 0  # it was rotated
                 file.seek(self._offset)
                 data = file.read()
         except OSError:

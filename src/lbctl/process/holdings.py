@@ -1,9 +1,11 @@
-"""What a supervisor holds as long as it lives: two locks, and what clients connect to."""
+"""What a supervisor holds as long as it lives: two locks, its log, what clients connect to."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -11,10 +13,13 @@ from typing import IO, TYPE_CHECKING
 from lbctl.errors import OperationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lbctl.config import Config
     from lbctl.paths import Paths
 
 _BACKLOG = 4096
+_LOG_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +85,15 @@ def _listen_tcp(address: str, port: int) -> socket.socket:
         raise OperationError(f"cannot listen on {shown}: {error.strerror}") from None
     one.setblocking(False)
     return one
+
+
+def rotate(log: Path) -> None:
+    """Keep a log that all processes append to from filling the disk: past the limit it moves
+    to `.1`, whose predecessor goes. (In a container the engine's log driver does this.)
+
+    What is written between the copy and the cut is lost; a failure is left for the next time.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_LIMIT_BYTES:
+            shutil.copyfile(log, log.with_name(log.name + ".1"))
+            os.truncate(log, 0)

@@ -30,7 +30,7 @@ from lbctl.process import logs, worker
 from lbctl.process.board import Board
 from lbctl.process.channel import Channel
 from lbctl.process.children import Child, Children, become, how_it_ended, restart_delay_s
-from lbctl.process.holdings import listen, lock, share_alive, tell_pid
+from lbctl.process.holdings import listen, lock, rotate, share_alive, tell_pid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lbctl.supervisor")
 
+_ROTATE_INTERVAL_S = 5.0
 _CONTROLLER_END_S = 3.0
 _PROGRAM_END_S = 5.0
 _WORKER_END_MARGIN_S = 1.0
@@ -95,6 +96,8 @@ class Supervisor:
         for child in self._workers:
             self._start(child)
         self._start(self._controller)
+        if self._config.runtime == "local":
+            self._rotate_log()
         _log.info(
             "serving %s on port %d with %d workers",
             self._config.project,
@@ -119,6 +122,10 @@ class Supervisor:
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), action))
+
+    def _rotate_log(self) -> None:
+        rotate(self._paths.log)
+        self._later(_ROTATE_INTERVAL_S, self._rotate_log)
 
     def _watch_signals(self) -> None:
         for end in (self._wake_read, self._wake_write):
