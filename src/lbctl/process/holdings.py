@@ -36,11 +36,13 @@ def lock(paths: Paths) -> IO[str]:
     try:
         paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
         file = paths.lock.open("a+")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OperationError(f"an lb already runs on {paths.state}") from None
     except OSError as error:
         raise OperationError(f"cannot use {paths.state}: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise OperationError(f"an lb already runs on {paths.state}") from None
     file.truncate(0)
     return file
 
