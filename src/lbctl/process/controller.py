@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import signal
+import socket
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +30,12 @@ from lbctl.errors import LbctlError
 from lbctl.model import ControlStats
 from lbctl.process.host import SupervisorClient
 from lbctl.process.hub import Hub
-from lbctl.runtime.containers import BACKEND_IMAGE
+from lbctl.runtime.containers import ADMIN_PORT, BACKEND_IMAGE, TRAFFIC_PORT
 from lbctl.runtime.docker import DockerRuntime
 from lbctl.runtime.engine import Engine
 from lbctl.runtime.local import LocalRuntime
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Collection, Sequence
 
     from lbctl.admin.auth import Network
@@ -128,13 +128,7 @@ class Controller:
             _Traffic(self._hub, self._supervisor),
             scaler,
             self._stats,
-            Facts(
-                project=config.project,
-                runtime=runtime.name,
-                version=__version__,
-                address=f"{config.bind or '0.0.0.0'}:{config.port}",
-                admin_address=f"{config.admin_bind}:{config.admin_port}",
-            ),
+            await self._facts(runtime),
             Access(self._admin_token, _open_networks),
         )
         async with asyncio.TaskGroup() as group:
@@ -157,6 +151,20 @@ class Controller:
             except LbctlError as error:
                 _log.warning("%s; trying again", error)
                 await asyncio.sleep(_ENGINE_RETRY_S)
+
+    async def _facts(self, runtime: Runtime) -> Facts:
+        """Addresses are those that clients use: in a container the published ones."""
+        config = self._config
+        published: dict[str, str] = {}
+        if isinstance(runtime, DockerRuntime):
+            published = await runtime.published(socket.gethostname())
+        return Facts(
+            project=config.project,
+            runtime=runtime.name,
+            version=__version__,
+            address=published.get(TRAFFIC_PORT, f"{config.bind or '0.0.0.0'}:{config.port}"),
+            admin_address=published.get(ADMIN_PORT, f"{config.admin_bind}:{config.admin_port}"),
+        )
 
     def _suspect(self, backend_id: str) -> None:
         if self._reconciler is not None:

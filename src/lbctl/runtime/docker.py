@@ -132,6 +132,20 @@ class DockerRuntime:
                     return replace(instance, health=EngineHealth.NONE)
         return instance
 
+    async def published(self, container: str) -> dict[str, str]:
+        """Where the host publishes a container's ports, "8080/tcp": "0.0.0.0:8080" for one.
+        Nothing for a container that the engine does not know.
+        """
+        try:
+            ports = (await self._engine.inspect(container))["NetworkSettings"]["Ports"]
+        except EngineError:
+            return {}
+        return {
+            port: f"{places[0]['HostIp'] or '0.0.0.0'}:{places[0]['HostPort']}"
+            for port, places in ports.items()
+            if places
+        }
+
     async def _taken_names(self) -> set[str]:
         """Names of this project's backends on the engine, whatever their labels say."""
         pattern = re.escape(self._names.backend(0).removesuffix("0"))

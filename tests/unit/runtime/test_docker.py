@@ -199,3 +199,25 @@ def test_signals() -> None:
     assert [_signal(text) for text in ("15", "TERM", "SIGTERM", "term", "nonsense", "")] == [
         15, 15, 15, 15, 0, 0,
     ]  # fmt: skip
+
+
+async def test_where_the_ports_of_a_container_are_published(
+    fake: FakeEngine, runtime: DockerRuntime
+) -> None:
+    ports = {
+        "8080/tcp": [{"HostIp": "", "HostPort": "80"}, {"HostIp": "::", "HostPort": "80"}],
+        "9900/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9901"}],
+        "1/tcp": None,
+    }
+    fake.on("GET", "/containers/lb/json", {"NetworkSettings": {"Ports": ports}})
+    assert await runtime.published("lb") == {
+        "8080/tcp": "0.0.0.0:80",
+        "9900/tcp": "127.0.0.1:9901",
+    }
+
+
+async def test_a_container_that_the_engine_does_not_know_publishes_nothing(
+    fake: FakeEngine, runtime: DockerRuntime
+) -> None:
+    fake.on("GET", "/containers/lb/json", {"message": "No such container"}, status=404)
+    assert await runtime.published("lb") == {}
