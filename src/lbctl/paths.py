@@ -1,11 +1,13 @@
 """Where an lb keeps its files. One layout for both runtimes.
 
 state/                      0711; local: under the user's runtime directory
-  supervisor.lock           held (flock) as long as the supervisor lives; holds its pid
+  supervisor.lock           locked as long as the supervisor lives; its pid is in it once it listens
+  alive.lock                held (flock, shared) by every process of the lb
   serve.json                how the stack was started, for `up` run again and `status`
-  workers.sock              the controller listens, workers connect
+  workers.sock              the supervisor's, served by the controller; workers connect
   snapshot.json             the last routes, so that a new worker routes at once
   membership.json           the last list and generation, so that they never go back
+  scale.json                how many backends are wanted, and which ones lbctl started
   counters.json             what workers that are gone had counted
   admin-token               0400: changes through the admin port need it
   lb.log                    local only; in a container the log is stdout
@@ -102,7 +104,7 @@ def local(project: str) -> Paths:
     named = os.environ.get("LBCTL_STATE_DIR")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if named:
-        base = Path(named)
+        base = Path(named).absolute()
     elif os.geteuid() == 0:
         base = Path("/run/lbctl")
     elif runtime:

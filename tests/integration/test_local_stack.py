@@ -14,6 +14,8 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -66,6 +68,10 @@ def processes_of(cli: Cli) -> set[int]:
                 if needle in held:
                     found.add(int(entry.name))
     return found - {os.getpid()}
+
+
+def has_another_controller(stack: Cli, gone: int) -> bool:
+    return stack.processes("controller") not in ([], [gone])
 
 
 def replaced(stack: Cli, victim: int) -> bool:
@@ -156,7 +162,7 @@ def test_a_killed_worker_costs_only_what_it_had_in_flight(stack: Cli) -> None:
     assert load.not_2xx == 0, load.text
     assert load.socket_errors["connect"] == 0, load.text
     assert load.socket_errors["timeout"] == 0, load.text
-    assert load.failed <= connections, load.text
+    assert load.failed <= connections + 1, load.text  # the knocker's is one more
     assert stack.metric("lbctl_requests_total") > counted
 
 
@@ -427,3 +433,118 @@ def test_commands_without_a_stack(cli: Cli) -> None:
 def test_a_free_port_is_free() -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", free_port()))
+
+
+# What a review found: each of these once lost a stack, a file or a request.
+
+
+def test_commands_at_the_same_time_leave_one_stack(cli: Cli) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: cli("up"), range(3)))
+    assert [result.status for result in results] == [0, 0, 0], results
+    assert_lists(cli, 3)
+    with ThreadPoolExecutor(2) as pool:
+        ended, started = pool.map(cli, ("down", "up"))
+    assert (ended.status, started.status) == (0, 0), (ended, started)
+    cli.ok("down")
+    until(lambda: not processes_of(cli))
+    assert not (cli.state / cli.project).exists()
+
+
+def test_a_directory_of_somebody_else_is_left_alone(cli: Cli) -> None:
+    treasure = cli.state / cli.project / "thesis"
+    treasure.parent.mkdir()
+    treasure.write_text("years of work")
+    result = cli("up")
+    assert result.status == 2, result
+    assert "LBCTL_STATE_DIR" in result.err
+    cli("down")
+    assert treasure.read_text() == "years of work"
+
+
+def test_children_that_die_together_with_the_controller(stack: Cli) -> None:
+    backends = (stack.state / stack.project / "backends").glob("*/nginx.pid")
+    nginx = [int(file.read_text()) for file in backends]
+    [supervisor] = stack.processes("supervisor")
+    for _ in range(3):
+        [controller] = stack.processes("controller")
+        for pid in (*nginx[:2], controller):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(partial(has_another_controller, stack, controller))
+        until(lambda: len(stack.backends()) == 3)
+        nginx = [int(f.read_text()) for f in stack.state.glob("*/backends/*/nginx.pid")]
+    assert stack.processes("supervisor") == [supervisor]
+    assert_lists(stack, 3)
+
+
+def test_a_stopped_process_is_no_obstacle(stack: Cli) -> None:
+    """SIGSTOP keeps a process from hearing that its parent is dead."""
+    pid = int(next(stack.state.glob("*/backends/*/nginx.pid")).read_text())
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(stack.processes("worker")[0], signal.SIGSTOP)
+    os.kill(stack.processes("supervisor")[0], signal.SIGKILL)
+    stack.ok("up")
+    assert_lists(stack, 3)
+    for pid in stack.processes("worker"):
+        os.kill(pid, signal.SIGSTOP)
+    stack.ok("down")
+    until(lambda: not processes_of(stack))
+
+
+def test_a_change_that_cannot_be_brings_the_old_settings_back(stack: Cli) -> None:
+    """The address is fine to look at, and fails when the lb uses it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", stack.port))
+        result = stack("up", "--bind", "127.0.0.2")  # bound, not listening: found out too late
+        assert result.status == 1, result
+    assert len(result.err.strip().splitlines()) <= 5, result.err
+    assert_lists(stack, 3)
+    assert get(stack.url + "/")
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027])
+def test_whatever_the_umask(cli: Cli, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        place = str(cli.state / "not" / "there")
+        nested = replace(cli, settings=cli.settings | {"LBCTL_STATE_DIR": place})
+        nested.ok("up")
+        assert_lists(nested, 3)
+        nested.ok("down")
+    finally:
+        os.umask(before)
+
+
+def test_a_relative_state_directory(cli: Cli) -> None:
+    before = Path.cwd()
+    os.chdir(cli.state.parent)
+    try:
+        relative = replace(cli, settings=cli.settings | {"LBCTL_STATE_DIR": cli.state.name})
+        relative.ok("up", "--replicas", "1")
+        relative.ok("down")
+    finally:
+        os.chdir(before)
+
+
+def test_a_disk_that_fills_while_serving_costs_no_request(cli: Cli) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    state = cli.state / "small"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=711", "tmpfs", state], check=True)
+    try:
+        small = replace(cli, state=state)
+        small.ok("up")
+        with contextlib.suppress(OSError), (state / "ballast").open("wb") as ballast:
+            while True:
+                ballast.write(b"x" * 4096)
+                ballast.flush()
+        load = Wrk(small.url + "/", seconds=3).finish()
+        assert load.failed == 0, load.text
+        (state / "ballast").unlink()
+        small.ok("scale", "4")
+        assert_lists(small, 4)
+        small.ok("down")
+    finally:
+        subprocess.run(["umount", "-l", state], check=True)

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,15 +127,20 @@ class Load:
     requests: int
     not_2xx: int
     socket_errors: dict[str, int]
+    unanswered: tuple[str, ...]  # of the requests beside wrk
     text: str
 
     @property
     def failed(self) -> int:
-        return self.not_2xx + sum(self.socket_errors.values())
+        return self.not_2xx + sum(self.socket_errors.values()) + len(self.unanswered)
 
 
 class Wrk:
-    """Load on a URL until `finish`, or for `seconds` at most."""
+    """Load on a URL for `seconds`.
+
+    wrk does not report a connection that hangs. A knocker beside it does: one request after the
+    other, each of which has to be answered with 200 in time.
+    """
 
     def __init__(self, url: str, seconds: float, connections: int = 32) -> None:
         self._process = subprocess.Popen(
@@ -142,10 +149,23 @@ class Wrk:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._url = url
+        self._unanswered: list[str] = []
+        self._knocker = threading.Thread(target=self._knock)
+        self._knocker.start()
+
+    def _knock(self) -> None:
+        while self._process.poll() is None:
+            try:
+                get(self._url, within=3.0)
+            except OSError as error:
+                self._unanswered.append(str(error))
+            time.sleep(0.01)
 
     def finish(self) -> Load:
         """Wait for its end."""
         text, _ = self._process.communicate(timeout=scaled(120))
+        self._knocker.join()
         assert self._process.returncode == 0, text
         requests = re.search(r"(\d+) requests in", text)
         wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
@@ -158,5 +178,6 @@ class Wrk:
             requests=int(requests[1]) if requests else 0,
             not_2xx=int(wrong[1]) if wrong else 0,
             socket_errors=dict(zip(kinds, counts, strict=True)),
-            text=text,
+            unanswered=tuple(self._unanswered),
+            text=f"{text}unanswered: {self._unanswered}",
         )

@@ -33,7 +33,7 @@ async def status(session: Session, settings: Config, *, as_json: bool, watch: bo
         AdminClient(found.admin.url) as client,
     ):
         url = found.traffic.url
-        if watch and not as_json and screen.out.is_terminal:
+        if watch and not as_json and screen.out.is_terminal and not screen.out.is_dumb_terminal:
             await _live(client, url, screen)
         while True:
             if as_json:

@@ -9,7 +9,7 @@ Two things a list cannot tell are kept beside it. An instance that was sent a te
 signal, or has just died, is listed as running for a moment longer: it is STOPPING from the
 hint on, until a list taken after the hint agrees, it starts again, or `stopping_period_s`
 passed and it still runs. And since an engine may send an event before its own list shows what
-happened, each burst of hints is followed by one more look, `SETTLE_S` after the last.
+happened, each burst of hints is followed by more looks, `SETTLE_S` after the last.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 0.5
-"""After the last hint of a burst; an engine takes about this long to tidy up a container."""
+SETTLE_S = (0.05, 0.5)
+"""After the last hint of a burst. Engine 20.10 tells of a pause some ms before its list does,
+and takes up to half a second to tidy up a container.
+"""
 
 LIST_TIMEOUT_S = 30.0
 """An engine that hangs is an engine that failed; it is asked again."""
@@ -64,7 +66,7 @@ class Discovery:
         self._chance = chance
         self._wanted = asyncio.Event()
         self._subscribed = asyncio.Event()
-        self._settle_at: float | None = None
+        self._settle_at: list[float] = []
         self._truth: list[Instance] | None = None
         self._leaving: dict[str, float] = {}  # id: when it was last told to stop, monotonic
 
@@ -104,7 +106,7 @@ class Discovery:
             self._subscribed.set()
         else:
             self._stats.events[change.action] += 1
-            self._settle_at = now + SETTLE_S
+            self._settle_at = [now + after_s for after_s in SETTLE_S]
         if change.leaving or change.action == _DIED:
             self._leaving[change.id] = now
             self._tell()
@@ -120,16 +122,14 @@ class Discovery:
             self._wanted.clear()
             await self._look()
             # Never more than half of the engine's time, however fast events come.
-            await asyncio.sleep(min(clock() - began_at, SETTLE_S))
+            await asyncio.sleep(min(clock() - began_at, SETTLE_S[-1]))
             await woken(self._wanted, max(0.0, self._next_look_at() - clock()))
 
     def _next_look_at(self) -> float:
         control = self._control
         moments = [asyncio.get_running_loop().time() + control.resync_interval_s]
         moments += [told_at + control.stopping_period_s for told_at in self._leaving.values()]
-        if self._settle_at is not None:
-            moments.append(self._settle_at)
-        return min(moments)
+        return min([*moments, *self._settle_at])
 
     async def _look(self) -> None:
         """List until it works; the last truth stands until then."""
@@ -139,8 +139,7 @@ class Discovery:
         failed = False
         while True:
             began_at = clock()
-            if self._settle_at is not None and began_at >= self._settle_at:
-                self._settle_at = None
+            self._settle_at = [moment for moment in self._settle_at if moment > began_at]
             try:
                 async with asyncio.timeout(LIST_TIMEOUT_S):
                     self._truth = await self._runtime.list()

@@ -55,6 +55,7 @@ class Scaler:
         self._wishes = 0
         self._newer = asyncio.Event()  # set when the wish being carried out is not the last
         self._running: set[asyncio.Task[None]] = set()
+        self._last: asyncio.Task[None] | None = None
         self._replicas, self._own = _restore(store.load())
 
     @property
@@ -71,18 +72,25 @@ class Scaler:
         """
         if not 1 <= replicas <= MAX_REPLICAS:
             raise UsageError(f"replicas: {replicas} is out of range (1 to {MAX_REPLICAS})")
-        self._wishes += 1
-        self._newer.set()
-        self._replicas = replicas
-        self._save()
-        task = asyncio.get_running_loop().create_task(self._carry_out(replicas, self._wishes))
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+        task = self._last
+        if task is None or task.done() or replicas != self._replicas:
+            task = self._wish(replicas)  # else the same is being carried out: wait with them
         try:
             async with asyncio.timeout(self._control.scale_timeout_s):
                 await asyncio.shield(task)
         except TimeoutError:
             raise DeadlineError(self._lag(replicas)) from None
+
+    def _wish(self, replicas: int) -> asyncio.Task[None]:
+        self._wishes += 1
+        self._newer.set()
+        self._replicas = replicas
+        self._save()
+        task = asyncio.get_running_loop().create_task(self._carry_out(replicas, self._wishes))
+        self._last = task
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
 
     async def close(self) -> None:
         """Give up what is under way; backends stay as they are."""

@@ -52,9 +52,10 @@ def refuse_published(wanted: Mapping[str, Address], containers: Sequence[Json]) 
                     raise _taken(flag, address, f"container {listed_name(container)}")
 
 
-def refuse_listened(wanted: Mapping[str, Address]) -> None:
+def refuse_listened(wanted: Mapping[str, Address], *, by_engine: bool = True) -> None:
     """Raise OperationError where a program of this machine listens on a wanted port, and
-    UsageError where this machine has no such address.
+    UsageError where this machine has no such address, or this user may not listen there. (An
+    engine may: `by_engine` tells whether it is to listen.)
     """
     for flag, address in wanted.items():
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -69,7 +70,11 @@ def refuse_listened(wanted: Mapping[str, Address]) -> None:
                     raise _taken(flag, address, "another program") from None
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise _no_such_address(address.host) from None
-                # Ports below 1024, most of all: the engine may what this user may not.
+                if not by_engine:
+                    raise UsageError(
+                        f"port {address.port}: this user may not listen there "
+                        f"({error.strerror}); choose another with {flag}"
+                    ) from None
 
 
 @contextlib.contextmanager

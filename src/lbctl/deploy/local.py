@@ -8,15 +8,19 @@ has gone, whatever ended the supervisor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lbctl import paths, tokens
@@ -30,8 +34,7 @@ from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from lbctl.config import Config
     from lbctl.deploy import Progress, StackOptions
@@ -64,30 +67,39 @@ class LocalStack:
         config = _localised(options.config)
         wanted = _settings(config)
         find_nginx()
-        _refuse_closed_directories(self._paths.state)
-        pid = self._supervisor()
-        if pid and wanted == self._saved_settings():
-            return self._found(wanted, pid)
-        addresses = _addresses(config)
-        check_addresses(addresses)
-        _refuse_the_backends_ports(addresses)
-        before = self._saved_settings() if pid else None
-        refuse_listened(_new(addresses, before))
-        if pid:
-            progress.note("the settings have changed: starting the lb again")
-            await self._end(pid, config.control.drain_timeout_s)
-        return await self._start(config, wanted)
+        async with self._alone():
+            self._refuse_what_is_not_ours()
+            pid, before = self._supervisor(), self._saved_settings()
+            if pid and wanted == before:
+                return self._found(wanted, pid)
+            if not pid:
+                await self._bury_stopped()
+            addresses = _addresses(config)
+            check_addresses(addresses)
+            _refuse_the_backends_ports(addresses)
+            refuse_listened(_new(addresses, before if pid else None), by_engine=False)
+            if not pid:
+                return await self._start(wanted)
+            progress.note("the settings have changed: starting the lb again, which breaks traffic")
+            await self._end(pid)
+            try:
+                return await self._start(wanted)
+            except OperationError:
+                if before is not None:
+                    progress.note("that failed: starting it with the settings of before")
+                    await self._start(before)
+                raise
 
     async def down(self, progress: Progress) -> bool:
-        if not self._paths.state.exists():
+        if not self._is_ours():
             return False
-        pid = self._supervisor()
-        if pid:
-            progress.note(f"stopping the lb (process {pid})")
-        settings = self._saved_settings() or {}
-        drain_s = float(settings.get("drain_timeout_s", LEAVES["drain_timeout_s"].default))
-        await self._end(pid, drain_s)
-        shutil.rmtree(self._paths.state)
+        async with self._alone():
+            self._refuse_what_is_not_ours()
+            pid = self._supervisor()
+            if pid:
+                progress.note(f"stopping the lb (process {pid})")
+            await self._end(pid)
+            shutil.rmtree(self._paths.state)
         return True
 
     async def admin_token(self) -> str:
@@ -146,20 +158,55 @@ class LocalStack:
         """Its pid, or 0 if none lives. Raises OperationError if that cannot be known."""
         try:
             with self._paths.lock.open("r") as file:
-                return int(file.read() or 0) if _is_held(file) else 0
-        except (FileNotFoundError, ValueError):
+                return _holder(file)
+        except FileNotFoundError:
             return 0
         except OSError as error:
             raise OperationError(f"cannot read {self._paths.lock}: {error.strerror}") from None
 
+    def _listens(self, pid: int) -> bool:
+        """Whether the supervisor of this pid has come so far."""
+        return self._paths.lock.read_text() == f"{pid}\n"
+
+    def _is_ours(self) -> bool:
+        """Whether what lies in the state directory is a stack's."""
+        return self._paths.lock.exists() or self._paths.serve.exists()
+
+    def _refuse_what_is_not_ours(self) -> None:
+        """A directory that somebody else made is neither filled nor removed."""
+        state = self._paths.state
+        if state.is_symlink() or (state.exists() and state.stat().st_uid != os.geteuid()):
+            raise UsageError(f"{state} is another user's: set LBCTL_STATE_DIR to another place")
+        if state.exists() and not self._is_ours() and any(state.iterdir()):
+            raise UsageError(f"{state} is no stack's: set LBCTL_STATE_DIR to another place")
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One command at a time brings this stack up or down."""
+        base = self._paths.state.parent
+        _make_base(base)
+        deadline = time.monotonic() + _START_S + _END_MARGIN_S
+        try:
+            file = (base / f".{self._project}.lock").open("a")
+        except OSError as error:
+            raise OperationError(f"cannot use {base}: {error.strerror}") from None
+        with file:
+            while not _flocked(file):
+                if time.monotonic() > deadline:
+                    raise DeadlineError(
+                        f"another lbctl up or down of project {self._project!r} is at work"
+                    )
+                await asyncio.sleep(_POLL_S)
+            yield
+
     # Processes
 
-    async def _start(self, config: Config, settings: dict[str, Any]) -> FoundStack:
+    async def _start(self, settings: dict[str, Any]) -> FoundStack:
         fresh = not self._paths.state.exists()
         try:
             tokens.ensure(self._paths)
             write_atomically(self._paths.serve, json.dumps(settings).encode())
-            process = self._spawn(config)
+            process = self._spawn(settings)
             await self._until_ready(process)
         except BaseException as error:
             if fresh:
@@ -170,14 +217,12 @@ class LocalStack:
             raise
         return self._found(settings, process.pid)
 
-    def _spawn(self, config: Config) -> subprocess.Popen[bytes]:
+    def _spawn(self, settings: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         """The supervisor, with every setting in its environment: it reads no file again."""
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LBCTL_")
         }
-        environment |= {
-            LEAVES[name].variable: str(value) for name, value in _settings(config).items()
-        }
+        environment |= {LEAVES[name].variable: str(value) for name, value in settings.items()}
         environment["LBCTL_STATE_DIR"] = str(self._paths.state.parent)
         with self._paths.log.open("ab") as log:
             return subprocess.Popen(
@@ -185,7 +230,7 @@ class LocalStack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._paths.state,
+                cwd="/",
                 env=environment,
                 start_new_session=True,
             )
@@ -194,7 +239,7 @@ class LocalStack:
         """Wait until it holds its lock: by then it listens."""
         deadline = time.monotonic() + _START_S
         try:
-            while self._supervisor() != process.pid:
+            while not (self._supervisor() == process.pid and self._listens(process.pid)):
                 if process.poll() is not None:
                     raise OperationError(f"the lb ended at once: {self._last_words()}")
                 if time.monotonic() > deadline:
@@ -214,23 +259,58 @@ class LocalStack:
         except (ValueError, KeyError, TypeError):
             return lines[-1]
 
-    async def _end(self, pid: int, drain_s: float) -> None:
-        """Ask the supervisor to end, and wait until all its processes have."""
-        deadline = time.monotonic() + drain_s + _END_MARGIN_S
+    async def _end(self, pid: int) -> None:
+        """Ask the supervisor to end, and wait until all its processes have. Those that have not
+        after a while, because they hang, are killed. Raises DeadlineError if that fails too.
+        """
+        settings = self._saved_settings() or {}
+        drain_s = float(settings.get("drain_timeout_s", LEAVES["drain_timeout_s"].default))
         if pid:
             _signal(pid, signal.SIGTERM)
+        await self._bury_stopped()
+        if await self._all_ended(drain_s + _END_MARGIN_S):
+            return
+        _kill(self._survivors())
+        if not await self._all_ended(_END_MARGIN_S):
+            pids = " ".join(map(str, self._survivors()))
+            raise DeadlineError(f"these processes do not end: {pids}")
+
+    async def _bury_stopped(self) -> None:
+        """Processes that are stopped hear nothing, and hold ports: they would for ever."""
+        stopped = [pid for pid in self._survivors() if _is_stopped(pid)]
+        _kill(stopped)
+        deadline = time.monotonic() + _END_MARGIN_S
+        while set(stopped) & set(self._survivors()):
+            if time.monotonic() > deadline:
+                return  # what needs them gone says what is in its way
+            await asyncio.sleep(_POLL_S)
+
+    async def _all_ended(self, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
         while self._somebody_lives():
             if time.monotonic() > deadline:
-                _signal(self._supervisor(), signal.SIGKILL)  # the others die with it
-                deadline += drain_s + _END_MARGIN_S
+                return False
             await asyncio.sleep(_POLL_S)
+        return True
 
     def _somebody_lives(self) -> bool:
         try:
             with self._paths.alive.open("r") as file:
-                return _is_held(file)
+                return not _flocked(file)
         except FileNotFoundError:
             return bool(self._supervisor())
+
+    def _survivors(self) -> list[int]:
+        """The processes that hold the file which all processes of this lb hold."""
+        try:
+            alive = self._paths.alive.stat()
+        except OSError:
+            return []
+        return [
+            int(process.name)
+            for process in Path("/proc").iterdir()
+            if process.name.isdigit() and _has_open(process, alive)
+        ]
 
 
 class _Tail:
@@ -255,12 +335,64 @@ class _Tail:
         return [printable(line, 16_384) for line in whole.decode(errors="replace").splitlines()]
 
 
-def _is_held(file: IO[str]) -> bool:
+def _flocked(file: IO[str]) -> bool:
+    """Whether this lock could be had; it is held until the file is closed."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return False
+    return True
+
+
+def _holder(file: IO[str]) -> int:
+    """Who holds the record lock on a file; asking does not take it (fcntl(2), F_GETLK)."""
+    layout = "hhqqi"  # struct flock where off_t has 64 bits
+    asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _has_open(process: Path, wanted: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):  # it has ended, or is another user's
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(descriptor.stat(), wanted):
+                    return True
     return False
+
+
+def _is_stopped(pid: int) -> bool:
+    """By SIGSTOP, for one: it heeds no other signal until it goes on (proc(5), stat)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        _signal(pid, signal.SIGKILL)
+
+
+def _make_base(base: Path) -> None:
+    """Make the directory that stacks lie in, whatever the umask, and refuse one in which
+    another user could change what lies there.
+    """
+    missing = [one for one in (base, *base.parents) if not one.exists()]
+    try:
+        for directory in reversed(missing):
+            directory.mkdir()
+            directory.chmod(0o755)
+        facts = base.stat()
+    except OSError as error:
+        raise OperationError(f"cannot use {base}: {error.strerror}") from None
+    open_to_others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    sticky = facts.st_mode & stat.S_ISVTX  # as in /tmp, each user's own is safe from the others
+    if facts.st_uid not in (0, os.geteuid()) or (open_to_others and not sticky):
+        raise UsageError(
+            f"{base} is open to other users: set LBCTL_STATE_DIR to a place that is not"
+        )
+    _refuse_closed_directories(base / "state")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -65,6 +65,8 @@ class Channel:
         self._owner.watch(self._socket, events, self._ready)
 
     def _ready(self) -> None:
+        if self._socket.fileno() < 0:
+            return  # closed by what else happened in the same turn
         if self._out:
             self._flush()
         try:

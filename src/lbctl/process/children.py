@@ -158,7 +158,10 @@ def how_it_ended(status: int) -> str:
 
 def become(uid: int, gid: int) -> None:
     """Drop root for good, with all its groups; the death signal has to be set again."""
+    parent = os.getppid()
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(1)  # it died before the line above

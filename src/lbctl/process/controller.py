@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lbctl.controller")
 
-_ENGINE_RETRY_S = 1.0
+_RETRY_S = 1.0
 _WORKERS_DEADLINE_S = 1.0
 
 
@@ -82,7 +82,7 @@ class Controller:
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's to decide
-        await loop.run_in_executor(None, tokens.ensure, self._paths)
+        await self._ensure_tokens()
         await self._supervisor.connect(supervisor)
         await self._hub.start(workers)
         async with contextlib.AsyncExitStack() as cleanup:
@@ -139,10 +139,21 @@ class Controller:
             await server.start(admin)
             cleanup.push_async_callback(server.close)
 
+    async def _ensure_tokens(self) -> None:
+        while True:
+            try:
+                return tokens.ensure(self._paths)
+            except LbctlError as error:
+                _log.warning("%s; trying again", error)
+                await asyncio.sleep(_RETRY_S)
+
     async def _runtime(self) -> Runtime:
         if self._config.runtime == "local":
             local = LocalRuntime(self._config.project, self._paths, self._supervisor)
-            await local.recover()
+            try:
+                await local.recover()
+            except LbctlError as error:
+                _log.warning("the backends of before cannot be run again: %s", error)
             return local
         image = self._config.deploy.backend_image or BACKEND_IMAGE
         while True:
@@ -150,7 +161,7 @@ class Controller:
                 return DockerRuntime(await Engine.connect(), self._config.project, image)
             except LbctlError as error:
                 _log.warning("%s; trying again", error)
-                await asyncio.sleep(_ENGINE_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
 
     async def _facts(self, runtime: Runtime) -> Facts:
         """Addresses are those that clients use: in a container the published ones."""

@@ -35,16 +35,21 @@ def lock(paths: Paths) -> IO[str]:
     """Held as long as this process lives. Raises OperationError if another one holds it."""
     try:
         paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
-        file = paths.lock.open("a+")
+        file = _private(paths.lock)
     except OSError as error:
         raise OperationError(f"cannot use {paths.state}: {error.strerror}") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         raise OperationError(f"an lb already runs on {paths.state}") from None
     file.truncate(0)
     return file
+
+
+def _private(path: Path) -> IO[str]:
+    """Nobody else may lock what others wait for."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+")
 
 
 def tell_pid(held: IO[str]) -> None:
@@ -55,7 +60,7 @@ def tell_pid(held: IO[str]) -> None:
 
 def share_alive(paths: Paths) -> IO[str]:
     """A lock that all children share: it is free when the last of them is gone."""
-    file = paths.alive.open("a+")
+    file = _private(paths.alive)
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
 

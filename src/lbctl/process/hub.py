@@ -13,6 +13,7 @@ import json
 import logging
 import socket
 import struct
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lbctl.hub")
 
 _SAVE_INTERVAL_S = 5.0
+_HUNG_S = 1.5
+"""A worker reports four times a second; one that was silent so long is not waited for."""
 _KEPT_LIVES = 64
 """Of workers that are gone; older ones are added up into one."""
 _RETIRED = "retired"
@@ -58,6 +61,7 @@ class _Worker:
     life: str
     writer: asyncio.StreamWriter
     revision: int = -1
+    heard_s: float = field(default_factory=time.monotonic)
     in_flight: dict[str, int] = field(default_factory=dict)
     connections: dict[str, int] = field(default_factory=dict)
 
@@ -111,8 +115,9 @@ class Hub:
     async def unrouted(self, backend_id: str, deadline_s: float) -> int:
         def settled() -> bool:
             newest = self._snapshot.revision if self._snapshot is not None else 0
+            hung = time.monotonic() - _HUNG_S  # it sends nobody a request either
             return self.in_flight(backend_id) == 0 and all(
-                worker.revision == newest for worker in self._workers
+                worker.revision == newest or worker.heard_s < hung for worker in self._workers
             )
 
         with contextlib.suppress(TimeoutError):
@@ -196,6 +201,7 @@ class Hub:
             worker.in_flight[backend_id] = counted["in_flight"]
         worker.connections = report["connections"]
         worker.revision = report["revision"]
+        worker.heard_s = time.monotonic()
         await self._notify()
 
     async def _notify(self) -> None:

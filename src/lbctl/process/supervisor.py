@@ -49,6 +49,7 @@ _WORKER_END_MARGIN_S = 1.0
 def main(config: Config, paths: Paths) -> int:
     """Run the lb until it is told to end. Returns the exit status."""
     logs.set_up("supervisor")
+    os.umask(0o022)  # workers and nginx, which are others, must get to their files
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection needs two
     try:
@@ -116,9 +117,16 @@ class Supervisor:
         if self._timers:
             timeout = max(0.0, self._timers[0][0] - time.monotonic())
         for key, _ in self._selector.select(timeout):
-            key.data()
+            self._call(key.data)
         while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
+            self._call(heapq.heappop(self._timers)[2])
+
+    def _call(self, action: Callable[[], None]) -> None:
+        """Nothing that goes wrong in here may end the process that all others hang on."""
+        try:
+            action()
+        except Exception:  # noqa: BLE001 - whatever it is
+            _log.exception("this should not happen")
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), action))

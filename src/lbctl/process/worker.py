@@ -104,8 +104,10 @@ async def _beat(others: object) -> None:
 
 
 def _write_stdout(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """A log that cannot be written (a full disk, for one) must not cost a request."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def _route_on_last_snapshot(paths: Paths, forwarder: Forwarder) -> None:
@@ -129,7 +131,7 @@ class Link:
 
     def suspect(self, backend_id: str) -> None:
         """Live traffic failed on this backend."""
-        if self._writer is not None:
+        if self._writer is not None and not self._writer.is_closing():
             self._writer.write(wire.encode({"suspect": backend_id}))
 
     def report_soon(self) -> None:
@@ -140,7 +142,6 @@ class Link:
         while True:
             with contextlib.suppress(OSError, ValueError):
                 await self._talk(forwarder)
-            self._writer = None
             await asyncio.sleep(_RECONNECT_S)
 
     async def _talk(self, forwarder: Forwarder) -> None:
@@ -159,6 +160,7 @@ class Link:
                     forwarder.apply(wire.snapshot_of(document["snapshot"]))
                     self.report_soon()
         finally:
+            self._writer = None
             reporting.cancel()
             writer.close()
 

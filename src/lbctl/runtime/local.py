@@ -45,7 +45,7 @@ _LAST_ADDRESS = 0xFFFE  # of the 16 bits that a project has
 
 
 class LocalRuntime:
-    """Implements ports.Runtime. Raises MachineError if no fitting nginx is installed."""
+    """Implements ports.Runtime."""
 
     name = "local"
 
@@ -53,7 +53,6 @@ class LocalRuntime:
         self._project = project
         self._paths = paths
         self._host = host
-        self._nginx = find_nginx()
         self._backends = {backend.name: backend for backend in _saved(paths.backends)}
         self._starting: set[str] = set()  # ids: made, not yet asked of the host
         self._stopping: set[str] = set()  # ids: on their way out, process gone or not
@@ -165,8 +164,9 @@ class LocalRuntime:
 
     async def _run(self, backend: Backend) -> None:
         directory = self._directory(backend)
-        argv = [self._nginx.program, "-p", str(directory), "-c", str(directory / "nginx.conf")]
-        if _has_early_log(self._nginx):
+        nginx = find_nginx()
+        argv = [nginx.program, "-p", str(directory), "-c", str(directory / "nginx.conf")]
+        if _has_early_log(nginx):
             argv += ["-e", str(directory / "nginx.log")]
         await self._host.run(backend.name, argv, directory / "nginx.log")
 

@@ -210,3 +210,14 @@ async def test_names_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -
         it.observe(replace(nasty, name="a\nERROR all is lost"))
     assert "all is lost" in caplog.text
     assert not any("\n" in message or "\x1b" in message for message in caplog.messages)
+
+
+async def test_a_container_before_its_first_start_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with reconciling() as it:
+        created = running("a", backend=None, phase=Phase.EXITED, problem="does not run (created)")
+        it.observe(created)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert caplog.messages == ["a is down: does not run (created)"]
