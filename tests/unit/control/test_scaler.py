@@ -211,6 +211,18 @@ async def test_a_newer_wish_wins() -> None:
         assert len(it.up()) == len(it.runtime.instances) == it.scaler.replicas == 2
 
 
+async def test_the_same_wish_twice_is_carried_out_once_for_both() -> None:
+    async with stack() as it:
+        it.runtime.may_start.clear()
+        first = asyncio.create_task(it.scaler.scale(2))
+        await eventually(lambda: "list" in it.runtime.calls[2:])
+        second = asyncio.create_task(it.scaler.scale(2))
+        await asyncio.sleep(0)
+        it.runtime.may_start.set()
+        await asyncio.gather(first, second)
+        assert len(it.up()) == len(it.runtime.instances) == 2
+
+
 async def test_a_caller_that_goes_away_does_not_end_what_it_asked_for() -> None:
     async with stack() as it:
         it.runtime.may_start.clear()
