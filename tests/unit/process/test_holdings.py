@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
-
-import pytest
 
 from lbctl.errors import OperationError
 from lbctl.paths import Paths
@@ -13,17 +12,34 @@ from lbctl.process import holdings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
+
+def lock_in_another_process(paths: Paths) -> str:
+    """ "" if it could be had, else the error."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            holdings.lock(paths)
+        except OperationError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
 
 def test_a_lock_is_held_once_and_free_again(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "state", tmp_path / "secrets")
-    first = holdings.lock(paths)
-    with pytest.raises(OperationError, match="already runs"):
-        holdings.lock(paths)
-    first.close()
-    second = holdings.lock(paths)
-    holdings.tell_pid(second)
-    assert int(paths.lock.read_text()) > 0
-    second.close()
+    held = holdings.lock(paths)
+    assert "already runs" in lock_in_another_process(paths)
+    holdings.tell_pid(held)
+    assert paths.lock.read_text() == f"{os.getpid()}\n"
+    assert paths.lock.stat().st_mode & 0o777 == 0o600
+    held.close()
+    assert lock_in_another_process(paths) == ""
 
 
 def test_a_log_is_cut_past_its_limit_and_those_who_append_go_on(
