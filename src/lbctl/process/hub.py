@@ -195,10 +195,14 @@ class Hub:
             return
         report = document["report"]
         life = self._lives.setdefault(worker.life, _Life())
-        life.backends.update(report["backends"])
-        life.refused = report["refused"]
         for backend_id, counted in report["backends"].items():
+            known = life.backends.get(backend_id)
+            if known is not None and sum(counted["codes"]) < sum(known["codes"]):
+                # The worker had forgotten a backend that came back.
+                self._lives.setdefault(_RETIRED, _Life()).add(_Life({backend_id: known}))
+            life.backends[backend_id] = counted
             worker.in_flight[backend_id] = counted["in_flight"]
+        life.refused = report["refused"]
         worker.connections = report["connections"]
         worker.revision = report["revision"]
         worker.heard_s = time.monotonic()

@@ -181,8 +181,10 @@ def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
     under way."""
     backends: dict[str, Any] = {}
     upstreams = 0
-    for pool in forwarder.pools.values():
+    for pool in list(forwarder.pools.values()):
         upstreams += pool.open
+        if not pool.changed:
+            forwarder.forget(pool.backend.id)  # where it is gone; the controller has it all
         if pool.changed or pool.in_flight or everything:
             pool.changed = False
             backends[pool.backend.id] = {

@@ -191,6 +191,16 @@ async def test_a_report_heard_twice_counts_once(paths: Paths) -> None:
         await eventually(lambda: answered(hub) == 6)
 
 
+async def test_a_worker_may_forget_a_backend_that_left_and_count_anew(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(0, ok=5)
+        await eventually(lambda: answered(hub) == 5)
+        worker.report(0, ok=1)
+        worker.report(0, ok=2)
+        await eventually(lambda: answered(hub) == 7)
+
+
 async def test_counters_outlive_the_controller(paths: Paths) -> None:
     async with serving(paths) as hub:
         worker = await join(paths, "one")
