@@ -90,6 +90,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             group = group_of(terminalreporter.config.rootpath / path) if path and whole else None
             if group is not None:
                 counts[group][outcome] += 1
+    _show_figures(terminalreporter)
     terminalreporter.section("groups")
     for group, outcomes in counts.items():
         if not outcomes:
@@ -100,3 +101,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         else:
             said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
             terminalreporter.line(f"{group:8} {said}")
+
+
+def _show_figures(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests that passed have measured: all that they printed."""
+    said = [
+        line.strip()
+        for report in terminalreporter.stats.get("passed", [])
+        for line in getattr(report, "capstdout", "").splitlines()
+        if line.strip()
+    ]
+    if said:
+        terminalreporter.section("figures")
+        for line in said:
+            terminalreporter.line(line)
