@@ -22,6 +22,9 @@ engine_install() {
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
     command -v wrk >/dev/null || missing="$missing wrk"
     command -v docker-compose >/dev/null || missing="$missing docker-compose"
+    # For the tests' second engine, in a network namespace of its own.
+    command -v ip >/dev/null || missing="$missing iproute2"
+    command -v iptables >/dev/null || missing="$missing iptables"
     # Stands in for alpine:3.10 where that cannot be had.
     command -v busybox >/dev/null || missing="$missing busybox-static"
     [ -n "$missing" ] || return 0

@@ -124,7 +124,7 @@ def test_a_stranger_that_stops_is_out_before_it_is_dead(stage: Stage) -> None:
     with _half_a_request(stage.address("stranger")):
         load = Wrk(stage.cli.url + "/", seconds=4)
         until(lambda: stage.row("stranger")["requests_per_second"] > 0)
-        with stage.disturbed("stop", "-t", "5", stranger) as began:
+        with stage.disturbed("stop", "-t", "3", stranger) as began:
             stage.settle(THREE)
             stage.report("docker stop stranger, which still runs", began)
             assert inspect(stranger)["State"]["Running"]
@@ -238,5 +238,5 @@ def test_who_has_no_admin_endpoint_stays_out_unless_it_wants_no_list(stage: Stag
     stage.join("stranger-2", "sh", "-c", ANSWERS, image=BASE, labels=listless)
     stage.settle(THREE | {"stranger-2"}, listless={"stranger-2"})
     stage.report("docker run of one that takes no list", began)
-    answers = Counter(get(stage.cli.url + "/") for _ in range(8))
-    assert answers["mine\n"] == 2, answers
+    answers = Counter(get(stage.cli.url + "/") for _ in range(16))  # each worker has its own turn
+    assert 2 <= answers["mine\n"] <= 6, answers
