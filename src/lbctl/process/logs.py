@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
+
+from lbctl.process.output import Output
 
 
 class _JsonFormatter(logging.Formatter):
@@ -30,7 +31,7 @@ class _JsonFormatter(logging.Formatter):
 
 def set_up(role: str) -> None:
     """Send everything this process logs to stdout, said to come from `role`."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(Output())
     handler.setFormatter(_JsonFormatter(role))
     root = logging.getLogger()
     root.handlers[:] = [handler]

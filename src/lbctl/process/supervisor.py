@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from lbctl.errors import LbctlError
 from lbctl.paths import PROGRAM_UID, WORKER_UID
-from lbctl.process import logs, worker
+from lbctl.process import logs, output, worker
 from lbctl.process.board import Board
 from lbctl.process.channel import Channel
 from lbctl.process.children import Child, Children, become, how_it_ended, restart_delay_s
@@ -48,6 +48,7 @@ _WORKER_END_MARGIN_S = 1.0
 
 def main(config: Config, paths: Paths) -> int:
     """Run the lb until it is told to end. Returns the exit status."""
+    output.never_block()
     logs.set_up("supervisor")
     os.umask(0o022)  # workers and nginx, which are others, must get to their files
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

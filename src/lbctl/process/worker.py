@@ -13,13 +13,13 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from lbctl.process import wire
+from lbctl.process.output import Output
 from lbctl.proxy.accesslog import AccessLog
 from lbctl.proxy.forwarder import Forwarder
 from lbctl.proxy.listener import Listener
@@ -63,7 +63,7 @@ async def _run(seat: Seat) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's to decide
     link = Link(seat)
-    access_log = AccessLog(_write_stdout) if seat.config.access_log == "json" else None
+    access_log = AccessLog(Output().write) if seat.config.access_log == "json" else None
     forwarder = Forwarder(
         seat.config,
         first_turn=seat.number,
@@ -101,13 +101,6 @@ async def _beat(others: object) -> None:
     while True:
         others()
         await asyncio.sleep(_REPORT_INTERVAL_S)
-
-
-def _write_stdout(text: str) -> None:
-    """A log that cannot be written (a full disk, for one) must not cost a request."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
 
 def _route_on_last_snapshot(paths: Paths, forwarder: Forwarder) -> None:

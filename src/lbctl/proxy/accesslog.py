@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lbctl.model import Backend
 
 _BATCH = 512
+_TARGET_LIMIT = 2048
+"""Characters of a target that are logged: a line has to fit into a pipe in one piece."""
 _LINE = (
     '{"time": "%s", "log": "access", "client": "%s", "method": %s, "target": %s, '
     '"status": %d, "bytes": %d, "duration_ms": %.3f, "backend": %s}\n'
@@ -59,7 +61,7 @@ def _format(entry: Entry) -> str:
         datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
         client,
         json.dumps(request and request.method.decode("latin-1")),
-        json.dumps(request and request.target.decode("latin-1")),
+        json.dumps(request and request.target[:_TARGET_LIMIT].decode("latin-1")),
         status,
         body_bytes,
         duration_s * 1000,

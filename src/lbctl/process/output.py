@@ -1,0 +1,60 @@
+"""Standard output that never blocks: a line that cannot be written is dropped, not waited for.
+
+In a container stdout is a pipe that the engine empties. While the engine is gone nobody does;
+after 64 KiB a write would block for ever, and with it the event loop that made it. So the pipe
+is made non-blocking, and what does not fit is counted, and told as soon as there is room.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import stat
+
+_WHOLE_BYTES = select.PIPE_BUF
+"""As much goes into a pipe in one piece or not at all (POSIX, write())."""
+_STDOUT = 1
+
+
+def never_block() -> None:
+    """Called once, before other processes are forked: they share the pipe, and its mode."""
+    if stat.S_ISFIFO(os.fstat(_STDOUT).st_mode):
+        os.set_blocking(_STDOUT, False)
+
+
+class Output:
+    """Writes lines to a file descriptor. Has the methods of a stream, for logging."""
+
+    def __init__(self, descriptor: int = _STDOUT) -> None:
+        self._descriptor = descriptor
+        self.dropped = 0  # lines, since the last that could be written
+
+    def write(self, text: str) -> int:
+        """Write whole lines; never blocks, never raises."""
+        batch: list[bytes] = []
+        size = 0
+        for line in text.encode(errors="replace").splitlines(keepends=True):
+            if batch and size + len(line) > _WHOLE_BYTES:
+                self._put(batch)
+                batch, size = [], 0
+            batch.append(line)
+            size += len(line)
+        if batch:
+            self._put(batch)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def _put(self, lines: list[bytes]) -> None:
+        if self.dropped:
+            notice = {"log": "control", "level": "warning", "message": "log lines were lost"}
+            told = json.dumps(notice | {"lines": self.dropped}).encode() + b"\n"
+            lines = [told, *lines]
+        try:
+            os.write(self._descriptor, b"".join(lines))
+        except OSError:  # no room in the pipe or on the disk
+            self.dropped += len(lines) - (1 if self.dropped else 0)
+        else:
+            self.dropped = 0

@@ -1,0 +1,65 @@
+"""Output that never blocks, whoever does not read it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lbctl.process.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[Output, int]]:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, resource.getpagesize() * 2)
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    try:
+        yield Output(writing), reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_lines_come_out_as_they_went_in() -> None:
+    with pipe() as (output, reading):
+        output.write("one\ntwo\n")
+        output.write("thr\N{LATIN SMALL LETTER E WITH ACUTE}\n")
+        assert os.read(reading, 65_536).decode() == "one\ntwo\nthr\xe9\n"
+
+
+def test_a_full_pipe_loses_whole_lines_and_says_how_many() -> None:
+    with pipe() as (output, reading):
+        lines = [f"{number} " + "x" * 200 + "\n" for number in range(200)]
+        for line in lines:
+            output.write(line)
+        lost = output.dropped
+        assert lost > 100
+        kept = os.read(reading, 1 << 20).decode().splitlines(keepends=True)
+        assert kept == lines[: len(lines) - lost]
+        output.write("again\n")
+        notice, again = os.read(reading, 65_536).decode().splitlines()
+        assert json.loads(notice)["lines"] == lost
+        assert again == "again"
+        assert output.dropped == 0
+
+
+def test_a_batch_goes_out_in_pieces_of_whole_lines() -> None:
+    with pipe() as (output, reading):
+        text = "".join(f"{number:05} " + "y" * 94 + "\n" for number in range(60))
+        output.write(text)
+        assert os.read(reading, 1 << 20).decode() == text
+
+
+def test_a_closed_or_full_file_is_no_error() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device, not a path
+        output = Output(full.fileno())
+        output.write("lost\nlost too\n")
+        assert output.dropped == 2
