@@ -24,22 +24,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.cli import Cli, Wrk, free_port, get
-from tests.support.deadlines import scaled
+from tests.support.deadlines import scaled, until
 from tests.support.lists import assert_lists, expected_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-def until(check: Callable[[], object], within: float = 10.0) -> None:
-    """Wait until `check` is truthy; errors of a stack that is on its way are no answer yet."""
-    end = time.monotonic() + scaled(within)
-    while True:
-        with contextlib.suppress(OSError, AssertionError, ValueError):
-            if check():
-                return
-        assert time.monotonic() < end, f"not within {scaled(within):.1f} s"
-        time.sleep(0.02)
+    from collections.abc import Iterator
 
 
 @pytest.fixture

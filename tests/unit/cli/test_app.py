@@ -331,7 +331,7 @@ def test_another_runtime_than_the_running_one(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("runtime", "where"),
-    [("docker", paths.CONTAINER), ("local", paths.Paths(Path("shop"), Path("shop/secrets")))],
+    [("docker", paths.CONTAINER), ("local", paths.Paths(Path("/base/shop"), Path("/base/shop/secrets")))],
 )
 def test_serve_is_the_supervisor(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, runtime: str, where: paths.Paths
@@ -342,7 +342,7 @@ def test_serve_is_the_supervisor(
         told.append((config, where))
         return 7
 
-    monkeypatch.setenv("LBCTL_STATE_DIR", ".")
+    monkeypatch.setenv("LBCTL_STATE_DIR", "/base")
     monkeypatch.setattr(supervisor, "main", main)
     options = ("--project", "shop", "--runtime", runtime, "--port", "8123", "--workers", "2")
     assert machine.type("serve", *options).status == 7
@@ -381,7 +381,12 @@ def test_ctrl_c_is_one_line(machine: Machine) -> None:
         await asyncio.Event().wait()
 
     machine.stacks["docker"].up = interrupted  # type: ignore[method-assign, assignment]
-    typed = machine.type("up")
+    # A shell's background job, as a test run may be, starts with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        typed = machine.type("up")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert typed.status == 130
     assert typed.err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in typed.err
