@@ -331,7 +331,10 @@ def test_another_runtime_than_the_running_one(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("runtime", "where"),
-    [("docker", paths.CONTAINER), ("local", paths.Paths(Path("/base/shop"), Path("/base/shop/secrets")))],
+    [
+        ("docker", paths.CONTAINER),
+        ("local", paths.Paths(Path("/base/shop"), Path("/base/shop/secrets"))),
+    ],
 )
 def test_serve_is_the_supervisor(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, runtime: str, where: paths.Paths
