@@ -135,6 +135,12 @@ class Load:
         return self.not_2xx + sum(self.socket_errors.values()) + len(self.unanswered)
 
 
+_ANSWER_S = 5.0
+"""A request that meets a host that vanished waits for one connect timeout (2 s), then another
+backend answers. What takes longer than twice that hangs.
+"""
+
+
 class Wrk:
     """Load on a URL for `seconds`.
 
@@ -157,7 +163,7 @@ class Wrk:
     def _knock(self) -> None:
         while self._process.poll() is None:
             try:
-                get(self._url, within=3.0)
+                get(self._url, within=_ANSWER_S)
             except OSError as error:
                 self._unanswered.append(str(error))
             time.sleep(0.01)
