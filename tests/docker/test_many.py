@@ -53,7 +53,9 @@ def replaced_at(stage: Stage, count: int) -> float:
     """
     names = map(stage.full, backends(count))
     pids = docker("inspect", "-f", "{{.State.Pid}}", *names).split()
-    return max(Path(f"/proc/{pid}/root/srv/lbctl/www/ips.txt").stat().st_mtime for pid in pids)
+    return max(
+        Path("/proc", str(pid), "root", "srv/lbctl/www/ips.txt").stat().st_mtime for pid in pids
+    )
 
 
 def joins_ms(stage: Stage, count: int, times: int) -> list[float]:
