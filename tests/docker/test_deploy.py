@@ -434,7 +434,6 @@ async def test_own_images_are_built_where_absent_and_again_when_asked(
 
     unheard = secrets.token_hex(5)  # or the engine has it from another time
     build_from(f"FROM {BASE}\nRUN echo hello {unheard}\n")
-    assert await images.can_have_images(engine, own_image, own_image)
     first = await ensure(build=False)
     assert f"hello {unheard}" in told.lines
     assert told.notes == [f"building {own_image}"]
@@ -465,4 +464,3 @@ async def test_a_base_that_cannot_be_had(
     monkeypatch.setattr(images, "BASE_IMAGE", ABSENT)
     with pytest.raises(ImageError, match=rf"its base {ABSENT} is not here, and .*refused"):
         await images.ensure_images(engine, own_image, own_image, False, told)
-    assert not await images.can_have_images(engine, own_image, own_image)

@@ -47,18 +47,6 @@ async def ensure_images(
     return str(image["Id"])
 
 
-async def can_have_images(engine: Engine, lb_ref: str, backend_ref: str) -> bool:
-    """Whether the images are there, or those that are not are lbctl's own and their base is:
-    a guess without asking the network. Their build may still need it.
-    """
-    for ref in (backend_ref, lb_ref):
-        if await engine.image(ref) is None and (
-            ref not in _OWN or await engine.image(BASE_IMAGE) is None
-        ):
-            return False
-    return True
-
-
 async def _build(engine: Engine, ref: str, progress: Progress) -> None:
     if await engine.image(BASE_IMAGE) is None:
         try:
