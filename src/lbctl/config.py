@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from lbctl.core.balancing.cookies import CookieReader
+from lbctl.core.balancing.keys import key_from
+from lbctl.core.origin import networks
 from lbctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ENV_PREFIX = "LBCTL_"
 MAX_REPLICAS = 10_000
@@ -35,9 +38,12 @@ def _leaf(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    check: Callable[[str], object] | None = None,
 ) -> Any:
+    """`check` raises ValueError, with words for the user, for a text that cannot be meant."""
     return field(
-        default=default, metadata={"help": text, "low": low, "high": high, "choices": choices}
+        default=default,
+        metadata={"help": text, "low": low, "high": high, "choices": choices, "check": check},
     )
 
 
@@ -58,6 +64,16 @@ class Timeouts:
         low=0.01,
     )
     body_idle_timeout_s: float = _leaf(60.0, "a body may stand still, either way", low=0.01)
+    try_timeout_s: float = _leaf(
+        1.0,
+        "a request that may be sent twice waits on a backend that is silent on all its "
+        "connections; then it goes to another. A slow page on a backend that still talks is not "
+        "asked for twice",
+        low=0.01,
+    )
+    tunnel_idle_timeout_s: float = _leaf(
+        3600.0, "an upgraded connection (WebSocket) may be silent, both ways", low=0.01
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,71 @@ class Limits:
         65_536, "waiting for a slow reader before its sender is paused", low=1024
     )
     idle_upstreams_per_backend: int = _leaf(256, "kept open, a worker", low=0)
+    body_limit_bytes: int = _leaf(
+        0, "of a request's body; then 413. 0: any size, bodies are streamed", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """When a request is given to another backend."""
+
+    retries: int = _leaf(
+        1,
+        "for a request that was sent, is idempotent, has no body and got no byte of an answer",
+        low=0,
+        high=10,
+    )
+    connect_retries: int = _leaf(2, "for a request of which nothing was sent", low=0, high=10)
+    retry_budget_percent: float = _leaf(
+        20.0,
+        "of the requests under way may be second tries; more would make an overload worse",
+        low=0,
+        high=100,
+    )
+    retry_budget_min: int = _leaf(100, "second tries at a time are always allowed", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """Who gets the next request. All policies heed the label lbctl.weight."""
+
+    balance: str = _leaf(
+        "round-robin",
+        "the policy; p2c: the less busy of two drawn; consistent-hash: by hash_key",
+        choices=("round-robin", "least-connections", "p2c", "consistent-hash"),
+    )
+    hash_key: str = _leaf(
+        "ip", "what consistent-hash hashes: ip, header:NAME or cookie:NAME", check=key_from
+    )
+    hash_load: float = _leaf(
+        1.25, "times its fair share is the most a backend gets by hash", low=1.01, high=100
+    )
+    sticky_cookie: str = _leaf(
+        "",
+        "name of a cookie that brings a client back to its backend; empty: none is set",
+        check=lambda name: CookieReader(name) if name else None,
+    )
+    slow_start_s: float = _leaf(
+        10.0, "a newcomer's share grows from a tenth to all of it; 0: at once", low=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose word is taken."""
+
+    trusted_proxies: str = _leaf(
+        "",
+        "networks whose X-Forwarded-*, Forwarded and X-Request-Id are kept, separated by commas; "
+        "whoever else is in them can forge its address",
+        check=networks,
+    )
+    upgrades: str = _leaf(
+        "websocket",
+        "protocols a client may change to, separated by commas. What runs in them is not "
+        "looked at: never list h2c",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +213,14 @@ class Config:
     admin_port: int = _leaf(9900, "of dashboard, metrics and API", low=1, high=65_535)
     workers: int = _leaf(0, "processes that proxy; 0: one a CPU", low=0, high=1024)
     access_log: str = _leaf("json", "one line a request", choices=("json", "off"))
+    access_log_sample: float = _leaf(
+        1.0, "share of the requests that is logged; 5xx always are", low=0, high=1
+    )
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
+    retrying: Retries = field(default_factory=Retries)
+    balancing: Balancing = field(default_factory=Balancing)
+    trust: Trust = field(default_factory=Trust)
     health: Health = field(default_factory=Health)
     control: Control = field(default_factory=Control)
     deploy: Deploy = field(default_factory=Deploy)
@@ -151,6 +238,7 @@ class Leaf:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
+    check: Callable[[str], object] | None
 
     @property
     def variable(self) -> str:
@@ -162,6 +250,11 @@ class Leaf:
             value: Any = str(raw)
             if self.choices and value not in self.choices:
                 raise UsageError(f"{where}: {value!r} is none of {', '.join(self.choices)}")
+            if self.check is not None:
+                try:
+                    self.check(value)
+                except ValueError as error:
+                    raise UsageError(f"{where}: {error}") from None
             return value
         try:
             text = str(raw)
@@ -199,7 +292,7 @@ def _walk(kind: type, section: str) -> Iterator[Leaf]:
             meta = item.metadata
             yield Leaf(
                 section, item.name, hint, item.default,
-                meta["help"], meta["low"], meta["high"], meta["choices"],
+                meta["help"], meta["low"], meta["high"], meta["choices"], meta["check"],
             )  # fmt: skip
 
 

@@ -10,9 +10,9 @@ import socket
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from lbctl.config import Config, Limits, Timeouts
+from lbctl.config import Balancing, Config, Limits, Retries, Timeouts, Trust
 from lbctl.model import Backend, Snapshot
 from lbctl.proxy.accesslog import AccessLog
 from lbctl.proxy.forwarder import Forwarder
@@ -274,9 +274,12 @@ def loopback(receive_buffer_bytes: int = 0) -> socket.socket:
     return listening
 
 
-def config(timeouts: Timeouts | None = None, limits: Limits | None = None) -> Config:
+def config(
+    timeouts: Timeouts | None = None, limits: Limits | None = None, **sections: Any
+) -> Config:
     """The defaults, but for what a test says."""
-    return replace(Config(), timeouts=timeouts or Timeouts(), limits=limits or Limits())
+    settings = Config(timeouts=timeouts or Timeouts(), limits=limits or Limits())
+    return replace(settings, **sections)
 
 
 @asynccontextmanager
@@ -285,12 +288,22 @@ async def proxied(
     *,
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
+    retries: Retries | None = None,
+    balancing: Balancing | None = None,
+    trust: Trust | None = None,
 ) -> AsyncIterator[tuple[Proxy, list[ScriptedBackend]]]:
     """A proxy that routes to backends of these names.
 
     At its end nothing may be in flight, and no connection open.
     """
-    proxy = Proxy(config(timeouts, limits))
+    settings = config(
+        timeouts,
+        limits,
+        retrying=retries or Retries(),
+        balancing=balancing or Balancing(),
+        trust=trust or Trust(),
+    )
+    proxy = Proxy(settings)
     try:
         backends = [await proxy.backend(name) for name in names]
         proxy.route(*backends)

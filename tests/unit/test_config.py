@@ -30,7 +30,9 @@ def other_value(name: str) -> str:
     """A value of that leaf which is allowed and is not the default."""
     leaf = LEAVES[name]
     if leaf.kind is str:
-        return next((choice for choice in leaf.choices if choice != leaf.default), "other")
+        special = {"hash_key": "header:x-user", "trusted_proxies": "10.0.0.0/8, 192.0.2.7"}
+        other = special.get(name, "other")
+        return next((choice for choice in leaf.choices if choice != leaf.default), other)
     low = leaf.low if leaf.low is not None else 0
     candidate = low + 1 if low + 1 != leaf.default else low + 2
     if leaf.high is not None and candidate > leaf.high:
@@ -168,3 +170,15 @@ def test_project_names(name: str) -> None:
 def test_names_that_are_no_project(name: str) -> None:
     with pytest.raises(UsageError):
         project_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [("hash_key", "cookie:", "name of a cookie"), ("hash_key", "url", "none of ip, header:NAME"),
+     ("hash_key", "header:a b", "none of ip"), ("sticky_cookie", "a;b", "name of a cookie"),
+     ("trusted_proxies", "10.0.0.0/33", "10.0.0.0/33"), ("trusted_proxies", "all", "'all'")],
+)  # fmt: skip
+def test_a_text_that_cannot_be_meant_is_refused_in_words(name: str, raw: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        load({name: raw}, environ={})
+    assert str(raised.value).startswith("--" + name.replace("_", "-") + ": ")

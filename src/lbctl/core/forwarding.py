@@ -2,19 +2,25 @@
 
 One serialiser serves both kinds of heads: plain ones go on as they are, followed by the
 lines of this hop; the others are written anew from their fields. Hop-by-hop fields end here;
-what a client claims about its origin (X-Forwarded-*, Forwarded) is dropped and said afresh.
+what the other side claims about origins is in core/origin.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbctl.core.http1 import CHUNKED, NO_BODY, UNTIL_CLOSE, connection_options
+from lbctl.core.http1 import (
+    CHUNKED,
+    NO_BODY,
+    UNTIL_CLOSE,
+    connection_options,
+    upgrade_protocols,
+)
 
 if TYPE_CHECKING:
     from lbctl.core.http1 import Request, Response
+    from lbctl.core.origin import Origin
 
-VIA = b"Via: 1.1 lbctl\r\n"
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
@@ -34,6 +40,7 @@ _HOP_BY_HOP = frozenset(
 _NOT_FOR_BACKENDS = _HOP_BY_HOP | {
     b"host",  # written from what was understood: an absolute target says it too
     b"http2-settings",
+    b"max-forwards",
     b"proxy",  # becomes HTTP_PROXY in a CGI's environment ("httpoxy", CVE-2016-5385)
 }
 # A Connection header must not make us drop what the next hop relies on.
@@ -42,6 +49,7 @@ _NOT_FOR_CONNECTION_TO_NAME = frozenset(
 )
 
 _REASONS = {
+    200: b"OK",
     400: b"Bad Request",
     408: b"Request Timeout",
     413: b"Content Too Large",
@@ -52,41 +60,61 @@ _REASONS = {
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
+    508: b"Loop Detected",
 }
 
 
-def origin_lines(client_ip: str, scheme: str) -> bytes:
-    """The lines about a client that stay the same as long as its connection lasts."""
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n%b" % (
-        client_ip.encode("ascii"),
-        scheme.encode("ascii"),
-        VIA,
+def request_head(request: Request, origin: Origin, number: int) -> bytes:
+    """The head for the backend: HTTP/1.1, this hop's lines last.
+
+    `number` is this worker's of the request: with it the X-Request-Id is made, where none is
+    kept. What does not depend on the client is written once a Request.
+    """
+    if origin.trusted:
+        return _written(request, origin) + origin.lines_after(request, number)
+    return b"%b%b%x\r\n\r\n" % (
+        request.forwarded or _prepared(request, origin),
+        origin.lines,
+        number,
     )
 
 
-def _claims_origin(name: bytes) -> bool:
-    """Whether a field speaks about who the client is: ours to say, under any spelling."""
-    return name == b"forwarded" or name.replace(b"_", b"-").startswith(b"x-forwarded")
+def _prepared(request: Request, origin: Origin) -> bytes:
+    start = request.raw[:-2] if request.plain else _written(request, origin)
+    request.forwarded = b"%bX-Forwarded-Host: %b\r\n" % (start, request.host)
+    return request.forwarded
 
 
-def request_head(request: Request, origin: bytes) -> bytes:
-    """The head for the backend: HTTP/1.1, this hop's lines last. `origin`: origin_lines()."""
-    host = request.host
-    if request.plain:
-        return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (request.raw[:-2], host, origin)
-    dropped = connection_options(request.fields) - _NOT_FOR_CONNECTION_TO_NAME
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, request.target, host)]
+def _written(request: Request, origin: Origin) -> bytes:
+    """The head up to what this hop says about the client."""
+    fields = request.fields
+    options = connection_options(fields)
+    dropped = options - _NOT_FOR_CONNECTION_TO_NAME
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (request.method, request.target, request.host)]
     lines += [
         b"%b: %b\r\n" % (name, value)
-        for name, value in request.fields
-        if name not in _NOT_FOR_BACKENDS and name not in dropped and not _claims_origin(name)
+        for name, value in fields
+        if name not in _NOT_FOR_BACKENDS and name not in dropped and not origin.replaces(name)
     ]
+    left = hops_left(request)
+    if left is not None:
+        lines.append(b"Max-Forwards: %d\r\n" % (left - 1))
+    if request.upgrade:
+        asked = b", ".join(sorted(request.upgrade))
+        lines.append(b"Connection: upgrade\r\nUpgrade: %b\r\n" % asked)
     if request.length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif request.length != NO_BODY or any(name == b"content-length" for name, _ in request.fields):
+    elif request.length != NO_BODY or any(name == b"content-length" for name, _ in fields):
         lines.append(b"Content-Length: %d\r\n" % request.length)
-    lines.append(b"X-Forwarded-Host: %b\r\n%b\r\n" % (host, origin))
     return b"".join(lines)
+
+
+def hops_left(request: Request) -> int | None:
+    """Max-Forwards of OPTIONS and TRACE, the only methods it is for (RFC 9110, section 7.6.2)."""
+    if request.plain or request.method not in (b"OPTIONS", b"TRACE"):
+        return None
+    said = [value for name, value in request.fields if name == b"max-forwards"]
+    return int(said[0]) if len(said) == 1 and said[0].isdigit() and len(said[0]) < 10 else None
 
 
 def response_head(response: Response, *, minor: int, keep_alive: bool) -> bytes:
@@ -116,6 +144,9 @@ def response_head(response: Response, *, minor: int, keep_alive: bool) -> bytes:
     ]
     if response.length == CHUNKED and minor == 1:
         lines.append(b"Transfer-Encoding: chunked\r\n")
+    if response.status == 101:
+        chosen = b", ".join(sorted(upgrade_protocols(response.fields)))
+        lines.append(b"Connection: upgrade\r\nUpgrade: %b\r\n" % chosen)
     if response.status >= 200:
         if not keep_alive:
             lines.append(_CLOSE)

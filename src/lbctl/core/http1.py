@@ -45,7 +45,8 @@ _FIELD_LINE = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n").fullmatch
 _THOUGHT_REQUEST = re.compile(
     rb"\r\n(?i:(host):[\t ]*+([^\r]*)"
     rb"|(?:connection|keep-alive|content[-_]length|transfer[-_]encoding|expect|upgrade|te"
-    rb"|trailer|http2-settings|proxy[^:\r]*+|x[-_]forwarded[^:\r]*+|forwarded):)"
+    rb"|trailer|http2-settings|proxy[^:\r]*+|x[-_]forwarded[^:\r]*+|forwarded|via"
+    rb"|x[-_]request[-_]id|max-forwards):)"
 ).findall
 _THOUGHT_RESPONSE = re.compile(
     rb"\r\n(?i:content-length:[\t ]*+([0-9]{1,18})[\t ]*+(?=\r)"
@@ -73,24 +74,38 @@ _NEVER_IN_TRAILERS = re.compile(
 Fields = list[tuple[bytes, bytes]]
 
 
+# Methods that may be done twice with the effect of once (RFC 9110, section 9.2.2).
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+
 class Request:
     """The head of a request.
 
     `raw` is the head's bytes up to and including the empty line; where `plain` is true they
-    may be passed on as they stand, and `fields` is empty because nobody needs it. `length`
-    is the body's: bytes, or CHUNKED. `target` is in origin-form, or `*`.
+    may be passed on as they stand. `length` is the body's: bytes, or CHUNKED. `target` is in
+    origin-form, or `*`. `upgrade` holds the protocols that the client would rather speak.
+
+    Derived once, for whoever handles the same request often: `repeatable`, whether it may be
+    sent again if no byte of an answer came; `simple`, whether a whole answer of known length
+    can go to the client as it is, with the connection kept. `forwarded` and `logged` are
+    what the serialiser and the access log keep here for the next time.
     """
 
     __slots__ = (
-        "fields",
+        "_fields",
+        "forwarded",
         "host",
         "keep_alive",
         "length",
+        "logged",
         "method",
         "minor",
         "plain",
         "raw",
+        "repeatable",
+        "simple",
         "target",
+        "upgrade",
     )
 
     def __init__(
@@ -113,7 +128,20 @@ class Request:
         self.length = length
         self.keep_alive = keep_alive
         self.plain = fields is None
-        self.fields: Fields = fields or []
+        self._fields = fields
+        self.upgrade: frozenset[bytes] = frozenset()
+        bodiless = length == NO_BODY
+        self.repeatable = bodiless and method in _IDEMPOTENT
+        self.simple = bodiless and minor == 1 and keep_alive and method != b"HEAD"
+        self.forwarded = b""
+        self.logged = ""
+
+    @property
+    def fields(self) -> Fields:
+        """Lower-case names, values without outer white space. Read when first asked for."""
+        if self._fields is None:
+            self._fields = _split(self.raw)
+        return self._fields
 
 
 class Response:
@@ -218,7 +246,12 @@ def _careful_request(raw: bytes, method: bytes, target: bytes, minor: int) -> Re
     length = _request_length(fields, minor)
     options = _options(fields)
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    return Request(raw, method, target, minor, host, length, keep_alive=keep_alive, fields=fields)
+    request = Request(
+        raw, method, target, minor, host, length, keep_alive=keep_alive, fields=fields
+    )
+    if b"upgrade" in options and minor == 1 and length == NO_BODY:
+        request.upgrade = upgrade_protocols(fields)
+    return request
 
 
 def _host(fields: Fields, method: bytes, target: bytes, minor: int) -> tuple[bytes, bytes]:
@@ -291,6 +324,16 @@ def _options(fields: Fields) -> set[bytes]:
 
 
 connection_options = _options
+
+
+def upgrade_protocols(fields: Fields) -> frozenset[bytes]:
+    """What the Upgrade fields name, in lower case (RFC 9110, section 7.8)."""
+    return frozenset(
+        protocol.strip(b" \t").lower()
+        for name, value in fields
+        if name == b"upgrade"
+        for protocol in value.split(b",")
+    )
 
 
 def parse_response(raw: bytes, request_method: bytes, limit_fields: int) -> Response:

@@ -16,6 +16,7 @@ import logging
 import os
 import random
 import resource
+import secrets
 import selectors
 import signal
 import socket
@@ -76,6 +77,7 @@ class Supervisor:
         self._sockets = listen(config, paths)
         tell_pid(self._lock)
         self._board = Board(worker_count(config))
+        self._via = f"lbctl-{secrets.token_hex(4)}"
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -204,7 +206,15 @@ class Supervisor:
         name = f"worker-{number}"
         logs.set_up(name)
         worker.main(
-            worker.Seat(number, name, self._config, self._paths, self._sockets.traffic, self._board)
+            worker.Seat(
+                number,
+                name,
+                self._config,
+                self._paths,
+                self._sockets.traffic,
+                self._board,
+                self._via,
+            )
         )
 
     def _controller_body(self) -> None:

@@ -50,6 +50,8 @@ class Seat:
     paths: Paths
     sockets: Sequence[socket.socket]
     board: Board
+    via: str = "lbctl"
+    """The lb's name in Via fields: one for all its workers, and nobody else's."""
 
 
 def main(seat: Seat) -> None:
@@ -63,9 +65,14 @@ async def _run(seat: Seat) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's to decide
     link = Link(seat)
-    access_log = AccessLog(Output().write) if seat.config.access_log == "json" else None
+    access_log = (
+        AccessLog(Output().write, seat.config.access_log_sample)
+        if seat.config.access_log == "json"
+        else None
+    )
     forwarder = Forwarder(
         seat.config,
+        name=seat.via,
         first_turn=seat.number,
         access_log=access_log,
         on_suspect=link.suspect,

@@ -4,47 +4,52 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from time import time
+from time import perf_counter, time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lbctl.core.http1 import Request
+    from lbctl.core.origin import Origin
     from lbctl.model import Backend
 
-_BATCH = 512
+_BATCH = 64
+"""Small enough that formatting it delays no request by more than some 100 microseconds."""
 _TARGET_LIMIT = 2048
 """Characters of a target that are logged: a line has to fit into a pipe in one piece."""
-_LINE = (
-    '{"time": "%s", "log": "access", "client": "%s", "method": %s, "target": %s, '
-    '"status": %d, "bytes": %d, "duration_ms": %.3f, "backend": %s}\n'
-)
+_ALWAYS_LOGGED = 500
+_NOTHING_READ = '"method": null, "target": null'
 
-Entry = tuple[float, str, "Request | None", int, int, float, "Backend | None"]
+Entry = tuple[
+    float, float, "Origin", "Request | None", int, int, int, float, float, "Backend | None", int
+]
+"""ended and started (perf_counter; 0: never), origin, request, its number, status, bytes of the
+body, seconds to connect and to the first byte of the answer (0: with the whole of it), backend
+(None: the lb answered itself), second tries."""
 
 
 class AccessLog:
     """Gathers entries; `flush` formats them and hands one text to `write`.
 
     Everything a client chose is quoted by the JSON encoder, so no input forges a line.
+    `sample` is the share of the requests that is logged, evenly spread; 5xx always are.
     """
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    def __init__(self, write: Callable[[str], object], sample: float = 1.0) -> None:
         self._write = write
         self._entries: list[Entry] = []
+        self._sample = sample
+        self._due = 0.0
+        self._names: dict[str, str] = {}
 
-    def add(
-        self,
-        client: str,
-        request: Request | None,
-        status: int,
-        body_bytes: int,
-        duration_s: float,
-        backend: Backend | None,
-    ) -> None:
-        """`request` is None where none could be read, `backend` where the lb answered itself."""
-        self._entries.append((time(), client, request, status, body_bytes, duration_s, backend))
+    def add(self, entry: Entry) -> None:
+        if self._sample < 1.0 and entry[5] < _ALWAYS_LOGGED:
+            self._due += self._sample
+            if self._due < 1.0:
+                return
+            self._due -= 1.0
+        self._entries.append(entry)
         if len(self._entries) >= _BATCH:
             self.flush()
 
@@ -52,18 +57,48 @@ class AccessLog:
         if not self._entries:
             return
         entries, self._entries = self._entries, []
-        self._write("".join(_format(entry) for entry in entries))
+        self._write("".join(self._lines(entries, time() - perf_counter())))
+
+    def _lines(self, entries: list[Entry], epoch_s: float) -> Iterator[str]:
+        second, second_text = 0, ""
+        for (
+            ended, started, origin, request, number, status,
+            body_bytes, connect_s, first_byte_s, backend, retries,
+        ) in entries:  # fmt: skip
+            now, ms = divmod(int((epoch_s + ended) * 1000), 1000)
+            if now != second:
+                second = now
+                second_text = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            total = f"{(ended - started) * 1000:.3f}" if started else "0.000"
+            if backend is None:
+                name = connect = first_byte = "null"
+            else:
+                name = self._names.get(backend.name) or self._name(backend.name)
+                connect = f"{connect_s * 1000:.3f}" if connect_s else "0.000"
+                first_byte = f"{first_byte_s * 1000:.3f}" if first_byte_s else total
+            if origin.trusted:
+                client, request_id = origin.client(request), origin.request_id(request, number)
+                request_id = json.dumps(request_id)[1:-1]
+            else:
+                client, request_id = origin.ip, f"{origin.id_prefix}{number:x}"
+            asked = _NOTHING_READ if request is None else request.logged or _asked(request)
+            yield (
+                f'{{"time": "{second_text}.{ms:03d}Z", "log": "access", '
+                f'"request_id": "{request_id}", "client": "{client}", {asked}, '
+                f'"status": {status}, "bytes": {body_bytes}, "duration_ms": {total}, '
+                f'"connect_ms": {connect}, "first_byte_ms": {first_byte}, "backend": {name}, '
+                f'"retries": {retries}}}\n'
+            )
+
+    def _name(self, name: str) -> str:
+        if len(self._names) > 1024:
+            self._names.clear()
+        text = self._names[name] = json.dumps(name)
+        return text
 
 
-def _format(entry: Entry) -> str:
-    ended, client, request, status, body_bytes, duration_s, backend = entry
-    return _LINE % (
-        datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
-        client,
-        json.dumps(request and request.method.decode("latin-1")),
-        json.dumps(request and request.target[:_TARGET_LIMIT].decode("latin-1")),
-        status,
-        body_bytes,
-        duration_s * 1000,
-        json.dumps(backend and backend.name),
-    )
+def _asked(request: Request) -> str:
+    method = json.dumps(request.method.decode("latin-1"))
+    target = json.dumps(request.target[:_TARGET_LIMIT].decode("latin-1"))
+    request.logged = f'"method": {method}, "target": {target}'
+    return request.logged

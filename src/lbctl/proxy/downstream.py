@@ -4,15 +4,19 @@ The phases of a connection, and what moves it on:
 
     HEAD      a request head is being awaited          whole head -> CONNECT or EXCHANGE
     CONNECT   a connection to a backend is being made  made -> EXCHANGE; failed -> another one
-    EXCHANGE  a backend has the request                response complete -> HEAD or LINGER
+    EXCHANGE  a backend has the request                response complete -> HEAD or LINGER;
+                                                       101 -> TUNNEL
+    TUNNEL    both sides talk something else (RFC 9110, section 7.8)       until both are done
     LINGER    we have said all we will; what still comes is discarded, so that the kernel's
               reset does not overtake the answer (RFC 9112, section 9.6)
 
-A request is answered once. It is sent a second time only where that is provably safe: if
-nothing of it was sent, or if it is idempotent, has no body, and no byte of an answer came
-(RFC 9110, section 9.2.2).
+A request is answered once; proxy/attempts.py says when it is sent a second time. An answer that
+breaks off is ended with a reset, so that no client takes half of it for the whole.
 
-An answer that breaks off is ended with a reset, so that no client takes half of it for the whole.
+The short way: a head whose very bytes were read before needs no reading, and an answer that
+comes in one piece, with a head that was read before, goes out in one piece. `data_received`,
+`_begin` and `answered` are all that most requests ever run here; whatever is unlike goes the
+long way, with the same outcome (tests/unit/proxy/test_two_ways.py).
 """
 
 from __future__ import annotations
@@ -39,17 +43,18 @@ from lbctl.core.http1 import (
     parse_request,
     without_empty_lines,
 )
+from lbctl.core.memo import HEAD_BYTES
 from lbctl.errors import ProtocolError
+from lbctl.proxy.attempts import Attempts
 
 if TYPE_CHECKING:
     from lbctl.core.http1 import Request, Response
+    from lbctl.core.origin import Origin
+    from lbctl.model import Backend
     from lbctl.proxy.forwarder import Forwarder
     from lbctl.proxy.pool import Pool
     from lbctl.proxy.upstream import Upstream
 
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
-_CONNECT_ATTEMPTS = 3
-_LINGER_S = 2.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 
 
@@ -57,76 +62,86 @@ class Phase(Enum):
     HEAD = "head"
     CONNECT = "connect"
     EXCHANGE = "exchange"
+    TUNNEL = "tunnel"
     LINGER = "linger"
 
 
-_HEAD, _CONNECT, _EXCHANGE, _LINGER = Phase.HEAD, Phase.CONNECT, Phase.EXCHANGE, Phase.LINGER
+# Looking up a member of an Enum costs as much as a call.
+_HEAD, _CONNECT, _EXCHANGE, _TUNNEL, _LINGER = Phase
 
 
 class Downstream(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
+        "_attempts",
+        "_body_bytes",
         "_buffer",
         "_chunks",
         "_closed",
+        "_connect_s",
+        "_deadlines",
         "_eof",
+        "_first_byte_s",
         "_forwarder",
+        "_heard",
         "_keep_alive",
-        "_origin",
+        "_number",
         "_outgoing",
         "_phase",
         "_pool",
-        "_request",
-        "_retried",
         "_sent_bytes",
         "_started",
         "_status",
-        "_tried",
         "_upstream",
         "_write_paused",
         "body_left",
         "deadline",
-        "ip",
+        "origin",
+        "request",
         "transport",
     )
 
-    def __init__(self, forwarder: Forwarder, ip: str, origin: bytes) -> None:
+    def __init__(self, forwarder: Forwarder, origin: Origin) -> None:
         # process
         self._forwarder = forwarder
+        self._deadlines = forwarder.deadlines
         # connection
         self.transport: asyncio.Transport
-        self.ip = ip
-        self.deadline = forwarder.now + forwarder.timeouts.client_idle_timeout_s
-        self._origin = origin
+        self.origin = origin
+        self.deadline = self._deadlines.client_idle
         self._phase = _HEAD
         self._buffer = b""  # bytes not yet looked at: half a head, or requests to come
         self._write_paused = False
         self._eof = False  # the client sends no more, but may still read
         self._closed = False
         # request
-        self._request: Request | None = None
+        self.request: Request | None = None
+        self._number = 0  # of the request, for its id
         self._keep_alive = True
         self.body_left = NO_BODY  # of the request: bytes, or CHUNKED until its end was seen
+        self._body_bytes = 0  # of a chunked body, so far
         self._chunks: ChunkedBody | None = None
         self._outgoing = b""  # what a backend is to get first
         self._pool: Pool | None = None
         self._upstream: Upstream | None = None
-        self._tried: tuple[Pool, ...] = ()
-        self._retried = False
+        self._attempts: Attempts | None = None  # from the first that failed
+        self._heard = 0  # of the pool, when the request was sent
         self._status = 0  # of the final response, as soon as its head was sent
         self._sent_bytes = 0
         self._started = 0.0
+        self._connect_s = 0.0
+        self._first_byte_s = 0.0
 
     @property
     def method(self) -> bytes:
         """Of the present request."""
-        return self._request.method if self._request is not None else b""
+        return self.request.method if self.request is not None else b""
 
     @property
     def minor(self) -> int:
         """Minor version of the present request."""
-        return self._request.minor if self._request is not None else 1
+        return self.request.minor if self.request is not None else 1
 
     # Called by the event loop.
 
@@ -136,14 +151,23 @@ class Downstream(asyncio.Protocol):
         self._forwarder.joined(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _HEAD and not self._write_paused:
+        phase = self._phase
+        if phase is _HEAD and not self._write_paused:
             if self._buffer:
                 data = self._buffer + data
                 self._buffer = b""
-            self._read_head(data)
-        elif self._phase is _EXCHANGE and self.body_left:
+            request = self._forwarder.known_request(data) if len(data) <= HEAD_BYTES else None
+            if request is not None:
+                self._begin(request)
+            else:
+                self._read_head(data)
+        elif phase is _EXCHANGE and self.body_left:
             self._read_body(data)
-        elif self._phase is not _LINGER:
+        elif phase is _TUNNEL:
+            assert self._upstream is not None  # noqa: S101 - a tunnel has one
+            self._upstream.transport.write(data)
+            self.deadline = self._deadlines.tunnel_idle
+        elif phase is not _LINGER:
             self._buffer += data
             if len(self._buffer) > self._forwarder.limits.head_limit_bytes:
                 self.transport.pause_reading()
@@ -156,6 +180,9 @@ class Downstream(asyncio.Protocol):
                 self._end_connection(discard=False)
         elif self._phase is _LINGER:
             self.transport.close()
+        elif self._phase is _TUNNEL:
+            assert self._upstream is not None  # noqa: S101 - a tunnel has one
+            self._upstream.end_of_input()
         elif self.body_left and not self._status:
             self.transport.abort()  # this request will never be complete
         return True  # whether and when to close is decided here
@@ -163,9 +190,7 @@ class Downstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
         self._closed = True
         self._forwarder.left(self)
-        if self._upstream is not None:
-            self._upstream.abort()
-            self._upstream = None
+        self._abort_upstream()
         self._settle()
 
     def pause_writing(self) -> None:
@@ -186,47 +211,67 @@ class Downstream(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         forwarder = self._forwarder
+        limits = forwarder.limits
         if data[0] == 0x0D:
             data = without_empty_lines(data)
             if not data:
                 self._started = 0.0
                 return
         try:
-            end = head_end(data, forwarder.limits.head_limit_bytes)
+            end = head_end(data, limits.head_limit_bytes)
             if not end:
                 if self._eof:
                     self._end_connection(discard=False)
                     return
                 if not self._started:
                     self._started = perf_counter()
-                    self.deadline = forwarder.now + forwarder.timeouts.head_timeout_s
+                    self.deadline = self._deadlines.client_head
                 self._buffer = data
                 return
             raw = data if end == len(data) else data[:end]
-            request = parse_request(raw, forwarder.limits.head_limit_fields)
-            self._request = request
-            self._keep_alive = request.keep_alive
-            self._started = perf_counter()
-            self._outgoing = request_head(request, self._origin)
-            self.body_left = request.length
+            request = forwarder.known_request(raw)
+            if request is None:
+                request = self.request = parse_request(raw, limits.head_limit_fields)
+                forwarder.admit(request, self.origin)
             if request.length == NO_BODY:
-                self.deadline = forwarder.now + forwarder.timeouts.response_timeout_s
                 self._buffer = data[end:]
-            else:
-                self.deadline = forwarder.now + forwarder.timeouts.body_idle_timeout_s
-                if request.length == CHUNKED:
-                    self._chunks = ChunkedBody(400, forwarder.limits.head_limit_bytes)
-                # What came along is checked before a backend hears of the request.
-                self._outgoing += self._check_body(data[end:])
+                self._begin(request)
+                return
+            self._start(request)
+            if 0 < limits.body_limit_bytes < request.length:
+                raise ProtocolError(413, "body_too_large")
+            self.body_left = request.length
+            self._body_bytes = 0
+            self.deadline = self._deadlines.body_idle
+            if request.length == CHUNKED:
+                self._chunks = ChunkedBody(400, limits.head_limit_bytes)
+            # What came along is checked before a backend hears of the request.
+            self._outgoing += self._check_body(data[end:])
         except ProtocolError as error:
             self._refuse(error.status, error.reason)
             return
         self._dispatch()
 
+    def _begin(self, request: Request) -> None:
+        """A request that is complete with its head."""
+        self._start(request)
+        self.deadline = self._deadlines.response
+        self._dispatch()
+
+    def _start(self, request: Request) -> None:
+        self.request = request
+        self._keep_alive = request.keep_alive
+        self._started = perf_counter()
+        self._number = number = self._forwarder.next_number()
+        self._outgoing = request_head(request, self.origin, number)
+
     def _check_body(self, data: bytes) -> bytes:
         """The part of `data` that belongs to the request's body; the rest is kept."""
         if self._chunks is not None:
             body = self._chunks.feed(data)
+            self._body_bytes += len(body)
+            if 0 < self._forwarder.limits.body_limit_bytes < self._body_bytes:
+                raise ProtocolError(413, "body_too_large")
             if self._chunks.done:
                 self.body_left = NO_BODY
                 self._buffer = self._chunks.rest
@@ -254,15 +299,15 @@ class Downstream(asyncio.Protocol):
 
     def _touch_body(self) -> None:
         """A body moved on: its clock starts again."""
-        timeouts = self._forwarder.timeouts
         if self._phase is _EXCHANGE:
             waiting = not self.body_left and not self._status
-            wait_s = timeouts.response_timeout_s if waiting else timeouts.body_idle_timeout_s
-            self.deadline = self._forwarder.now + wait_s
+            deadlines = self._deadlines
+            self.deadline = deadlines.response if waiting else deadlines.body_idle
 
     def _dispatch(self) -> None:
         """Give the request to the backend whose turn it is."""
-        pool = self._forwarder.pick(())
+        assert self.request is not None  # noqa: S101 - it is what is dispatched
+        pool = self._forwarder.pick(self.request, self.origin)
         if pool is None:
             self._refuse(503, "no_backend", keep_alive=self._keep_alive)
         else:
@@ -273,7 +318,8 @@ class Downstream(asyncio.Protocol):
         pool.in_flight += 1
         pool.changed = True
         # After a connection was lost, only a new one is known not to be stale as well.
-        upstream = None if self._retried else pool.take()
+        fresh = self._attempts is not None and self._attempts.repeats
+        upstream = None if fresh else pool.take()
         if upstream is not None:
             self._exchange(upstream)
             return
@@ -282,15 +328,16 @@ class Downstream(asyncio.Protocol):
             self.transport.pause_reading()
         self._forwarder.connect(pool, self)
 
-    def connected(self, upstream: Upstream) -> None:
+    def connected(self, upstream: Upstream, duration_s: float) -> None:
         """Called by Forwarder.connect: the connection that was asked for."""
         if self._phase is not _CONNECT or self._closed or self._pool is not upstream.pool:
-            forwarder = self._forwarder
-            rest_s = forwarder.timeouts.upstream_idle_timeout_s
-            upstream.pool.release(upstream, forwarder.now + rest_s)
+            upstream.pool.release(upstream, self._deadlines.upstream_idle)
             return
+        self._connect_s += duration_s
         if self.body_left:
             self.transport.resume_reading()
+        else:
+            self._wait_for_head()
         self._exchange(upstream)
 
     def connect_failed(self, pool: Pool, reason: str) -> None:
@@ -298,9 +345,7 @@ class Downstream(asyncio.Protocol):
         if self._phase is not _CONNECT or self._closed or self._pool is not pool:
             return
         self._settle()
-        self._tried = (*self._tried, pool)
-        enough = len(self._tried) >= _CONNECT_ATTEMPTS
-        another = None if enough else self._forwarder.pick(self._tried)
+        another = self._tries().after_refusal(pool)
         if another is None:
             self._refuse(502, reason)
             return
@@ -310,12 +355,32 @@ class Downstream(asyncio.Protocol):
     def _exchange(self, upstream: Upstream) -> None:
         self._phase = _EXCHANGE
         self._upstream = upstream
+        self._heard = upstream.pool.heard
         upstream.begin(self)
         upstream.transport.write(self._outgoing)
         if self._write_paused:
             upstream.pause()
 
+    def _tries(self) -> Attempts:
+        assert self.request is not None  # noqa: S101 - only a request can have failed
+        if self._attempts is None:
+            self._attempts = Attempts(self._forwarder, self.request, self.origin)
+        return self._attempts
+
+    def _wait_for_head(self) -> None:
+        """The request is sent in full: from now on it is the backend's time."""
+        request, deadlines = self.request, self._deadlines
+        repeatable = request is not None and request.repeatable
+        self.deadline = deadlines.silence if repeatable else deadlines.response
+
     # The response; called by Upstream.
+
+    def answered(self, response: Response, message: bytes) -> None:
+        """The whole answer to a simple request: `message` goes out as it is."""
+        self.transport.write(message)
+        self._status = response.status
+        self._sent_bytes = response.length
+        self.finished()
 
     def interim(self, response: Response) -> None:
         """A 1xx on the way to the final response. HTTP/1.0 knows none."""
@@ -325,21 +390,62 @@ class Downstream(asyncio.Protocol):
     def respond(self, response: Response) -> None:
         """The head of the final response."""
         minor = self.minor
-        self._status = response.status
-        self._outgoing = b""
+        self._answering(response)
         if self._keep_alive:
             bounded = response_outlives_connection(response, minor)
             self._keep_alive = bounded and not self.body_left and not self._forwarder.draining
         head = response_head(response, minor=minor, keep_alive=self._keep_alive)
+        if self._forwarder.router.sticky:
+            head = self._with_cookie(head)
         self.transport.write(head)
         self._touch_body()
 
+    def _with_cookie(self, head: bytes) -> bytes:
+        assert self.request is not None  # noqa: S101 - it is being answered
+        assert self._pool is not None  # noqa: S101
+        line = self._forwarder.router.cookie_line(self.request, self._pool)
+        return head[:-2] + line + head[-2:] if line else head
+
+    def _answering(self, response: Response) -> None:
+        self._status = response.status
+        self._first_byte_s = perf_counter() - self._started
+        self._outgoing = b""
+
+    def switch(self, response: Response) -> None:
+        """A 101 that was asked for: from here on bytes go both ways, whatever they mean."""
+        upstream = self._upstream
+        assert upstream is not None  # noqa: S101 - it is who calls
+        self._answering(response)
+        self._keep_alive = False
+        self._phase = _TUNNEL
+        self.deadline = self._deadlines.tunnel_idle
+        self.transport.write(response_head(response, minor=1, keep_alive=True))
+        early, self._buffer = self._buffer, b""
+        if early:
+            if not upstream.clogged:
+                self.transport.resume_reading()
+            upstream.transport.write(early)
+        if self._eof:
+            upstream.end_of_input()
+
     def forward(self, data: bytes) -> None:
-        """A part of the response's body."""
+        """A part of the response's body, or of what a tunnel carries."""
         if data:
             self._sent_bytes += len(data)
             self.transport.write(data)
-            self.deadline = self._forwarder.now + self._forwarder.timeouts.body_idle_timeout_s
+            deadlines = self._deadlines
+            tunnel = self._phase is _TUNNEL
+            self.deadline = deadlines.tunnel_idle if tunnel else deadlines.body_idle
+
+    def end_of_output(self) -> bool:
+        """The backend's end of a tunnel sends no more; returns whether the client still may."""
+        if self._eof:
+            assert self._upstream is not None  # noqa: S101 - it is who calls
+            self._upstream.end_of_input()
+            return False
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+        return True
 
     def finished(self) -> None:
         """The response is complete; the upstream connection is not ours any more."""
@@ -353,24 +459,24 @@ class Downstream(asyncio.Protocol):
         `untouched`: not one byte of an answer came.
         """
         self._upstream = None
-        pool, request = upstream.pool, self._request
+        pool, request = upstream.pool, self.request
         assert request is not None  # noqa: S101 - an exchange has one
         self._settle()
         if self._status:
-            self._forwarder.suspect(pool)
+            if self._phase is not _TUNNEL:
+                self._forwarder.suspect(pool)
             self.abort()
             return
-        safe = untouched and request.length == NO_BODY and request.method in _IDEMPOTENT
-        if not upstream.served or not safe:
+        safe = untouched and request.repeatable
+        stale = safe and upstream.served > 0
+        if not stale:
             self._forwarder.suspect(pool)
-        self._tried = (*self._tried, pool)
-        # Where there is no other, the same one: it may just have closed an idle connection.
-        another = self._forwarder.pick(self._tried) or (pool if pool.routed else None)
-        if not safe or self._retried or another is None:
+        another = self._tries().after_loss(pool, stale=stale) if safe else None
+        if another is None:
             self._refuse(502, "upstream_closed")
             return
-        self._retried = True
-        pool.retries["stale" if upstream.served else "closed"] += 1
+        pool.retries["stale" if stale else "closed"] += 1
+        self._wait_for_head()
         self._give(another)
 
     def broken_response(self, upstream: Upstream, reason: str) -> None:
@@ -390,16 +496,39 @@ class Downstream(asyncio.Protocol):
             self._refuse(408, "head_timeout")
         elif phase is _HEAD:
             self._end_connection(discard=False)
-        elif phase is _LINGER or self._status:
+        elif phase in (_LINGER, _TUNNEL) or self._status:
             self.abort()
         elif self.body_left and upstream is not None and not upstream.clogged:
             self._abort_upstream()
             self._refuse(408, "body_timeout")
-        else:
+        elif not self._goes_on():
             self._abort_upstream()
             if pool is not None:
                 self._forwarder.suspect(pool)
             self._refuse(504, "response_timeout")
+
+    def _goes_on(self) -> bool:
+        """Whether the wait for a response goes on: at another backend if this one is silent,
+        else here for the rest of its time.
+        """
+        request, pool = self.request, self._pool
+        if request is None or pool is None or not request.repeatable or self._heard < 0:
+            return False
+        silent = self._phase is _EXCHANGE and pool.heard == self._heard
+        another = self._tries().after_silence(pool) if silent else None
+        if another is None:
+            self._heard = -1  # judged; what is left is the response's own time
+            timeout_s = self._forwarder.timeouts.response_timeout_s
+            left_s = timeout_s - (perf_counter() - self._started)
+            self.deadline = self._deadlines.now + left_s
+            return left_s > 0
+        self._forwarder.suspect(pool)
+        pool.retries["silent"] += 1
+        self._abort_upstream()
+        self._settle()
+        self._wait_for_head()
+        self._give(another)
+        return True
 
     def close_if_idle(self) -> None:
         """Called while the worker drains: a client at rest may go."""
@@ -435,31 +564,30 @@ class Downstream(asyncio.Protocol):
             head_only=self.method == b"HEAD",
         )
         self.transport.write(answer)
-        if forwarder.access_log is not None:
-            duration_s = perf_counter() - self._started if self._started else 0.0
-            body_bytes = len(answer) - answer.index(HEAD_END) - len(HEAD_END)
-            forwarder.access_log.add(self.ip, self._request, status, body_bytes, duration_s, None)
+        self._log(status, len(answer) - answer.index(HEAD_END) - len(HEAD_END), None)
         self._end_request()
 
     def _end_request(self) -> None:
-        unread = bool(self.body_left or (self._buffer and not self._eof))
         refused_head = self._phase is _HEAD
-        self._request = None
+        unread = bool(self.body_left or (self._buffer and not self._eof))
+        self.request = None
         self._chunks = None
         self._outgoing = b""
         self.body_left = NO_BODY
-        self._tried = ()
-        self._retried = False
         self._status = 0
         self._sent_bytes = 0
         self._started = 0.0
-        forwarder = self._forwarder
+        self._connect_s = 0.0
+        self._first_byte_s = 0.0
+        if self._attempts is not None:
+            self._attempts.close()
+            self._attempts = None
         if self._keep_alive and (self._buffer or not self._eof):
             self._phase = _HEAD
-            self.deadline = forwarder.now + forwarder.timeouts.client_idle_timeout_s
+            self.deadline = self._deadlines.client_idle
             if self._buffer and not self._write_paused:
                 # Not at once: a pipeline of refused requests must not become a recursion.
-                forwarder.loop.call_soon(self._next_request)
+                self._forwarder.loop.call_soon(self._next_request)
         else:
             self._end_connection(discard=unread or refused_head)
 
@@ -476,8 +604,7 @@ class Downstream(asyncio.Protocol):
         self._phase = _LINGER
         self._buffer = b""
         unsent = self.transport.get_write_buffer_size()
-        wait_s = self._forwarder.timeouts.body_idle_timeout_s if unsent else _LINGER_S
-        self.deadline = self._forwarder.now + wait_s
+        self.deadline = self._deadlines.body_idle if unsent else self._deadlines.linger
         if discard and not self._eof and self.transport.can_write_eof():
             self.transport.resume_reading()
             self.transport.write_eof()
@@ -500,11 +627,18 @@ class Downstream(asyncio.Protocol):
         pool.in_flight -= 1
         pool.changed = True
         if self._status:
-            duration_s = perf_counter() - self._started
-            pool.record(self._status, duration_s)
-            log = self._forwarder.access_log
-            if log is not None:
-                sent_bytes = self._sent_bytes
-                log.add(self.ip, self._request, self._status, sent_bytes, duration_s, pool.backend)
+            ended = perf_counter()
+            pool.record(self._status, ended - self._started)
+            if self._forwarder.access_log is not None:
+                self._log(self._status, self._sent_bytes, pool.backend)
         if not pool.in_flight:
             self._forwarder.settled(pool)
+
+    def _log(self, status: int, body_bytes: int, backend: Backend | None) -> None:
+        log = self._forwarder.access_log
+        if log is not None:
+            retries = self._attempts.count if self._attempts is not None else 0
+            log.add((
+                perf_counter(), self._started, self.origin, self.request, self._number, status,
+                body_bytes, self._connect_s, self._first_byte_s, backend, retries,
+            ))  # fmt: skip

@@ -8,24 +8,35 @@ late by at most one interval.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
 from email.utils import formatdate
+from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lbctl.core.balancing import RoundRobin
-from lbctl.core.forwarding import origin_lines
+from lbctl.core.budget import RetryBudget
+from lbctl.core.forwarding import hops_left
+from lbctl.core.http1 import NO_BODY
+from lbctl.core.memo import Memo
+from lbctl.core.origin import Hop, Origin, networks
+from lbctl.errors import ProtocolError
+from lbctl.proxy.deadlines import Deadlines
 from lbctl.proxy.downstream import Downstream
 from lbctl.proxy.pool import Pool
+from lbctl.proxy.router import Router
 from lbctl.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lbctl.config import Config
+    from lbctl.core.http1 import Request
     from lbctl.model import Snapshot
     from lbctl.proxy.accesslog import AccessLog
 
 SWEEP_INTERVAL_S = 0.25
+_ORIGINS = 4096
 _DRAIN_REST_S = 1.0
 """A draining worker lets a client at rest this long send one more request: its answer says
 `Connection: close`, which loses nothing, while closing now might cross a request under way."""
@@ -38,26 +49,44 @@ class Forwarder:
         self,
         config: Config,
         *,
+        name: str = "lbctl",
         first_turn: int = 0,
         access_log: AccessLog | None = None,
         on_suspect: Callable[[str], None] | None = None,
         on_settled: Callable[[], None] | None = None,
     ) -> None:
-        """`on_suspect(backend_id)` hears of failures on live traffic; `on_settled()` that an
-        unrouted backend has nothing in flight any more.
+        """`name` is that of the lb in Via fields. `on_suspect(backend_id)` hears of failures on
+        live traffic; `on_settled()` that an unrouted backend has nothing in flight any more.
         """
         self.loop = asyncio.get_running_loop()
         self.timeouts = config.timeouts
         self.limits = config.limits
         self.access_log = access_log
-        self.now = self.loop.time()
+        self.retries = config.retrying
+        self.deadlines = Deadlines(config.timeouts, self.loop.time())
         self.date = formatdate(usegmt=True).encode("ascii")
         self.draining = False
         self.revision = 0
         self.pools: dict[str, Pool] = {}
         self.refused: Counter[str] = Counter()
         self.downstreams: set[Downstream] = set()
-        self._balancer: RoundRobin[Pool] = RoundRobin(first_turn)
+        self.router = Router(config.balancing, first_turn)
+        self.pick = self.router.pick
+        self.budget = RetryBudget(
+            config.retrying.retry_budget_percent, config.retrying.retry_budget_min
+        )
+        self._requests: Memo[Request] = Memo()
+        self.known_request = self._requests.get
+        self._origins: dict[str, Origin] = {}
+        self._hop = Hop(
+            name,
+            secrets.token_hex(8) + "-",
+            networks(config.trust.trusted_proxies),
+        )
+        self._upgrades = frozenset(
+            one.strip().lower().encode() for one in config.trust.upgrades.split(",")
+        )
+        self.next_number = count(1).__next__
         self._on_suspect = on_suspect
         self._on_settled = on_settled
         self._connects: set[asyncio.Task[None]] = set()
@@ -75,6 +104,7 @@ class Forwarder:
                 pool = self.pools[backend.id] = Pool(backend, limit)
             elif pool.backend != backend:
                 pool.close_idle(before=float("inf"))
+                pool.known_responses.clear()
                 pool.backend = backend
             pool.routed = True
             routed.append(pool)
@@ -82,16 +112,32 @@ class Forwarder:
         for pool in list(self.pools.values()):
             if pool.backend.id not in kept:
                 self._unroute(pool)
-        self._balancer.update(routed)
+        self.router.update(routed, self.loop.time())
         self.revision = snapshot.revision
 
     def _unroute(self, pool: Pool) -> None:
         pool.routed = False
         pool.close_idle(before=float("inf"))
 
-    def pick(self, avoid: tuple[Pool, ...]) -> Pool | None:
-        """The backend whose turn it is."""
-        return self._balancer.pick(avoid)
+    def admit(self, request: Request, origin: Origin) -> None:
+        """What is decided on a head that was not met before. Raises ProtocolError."""
+        if not request.plain:
+            if self._hop.is_loop(request):
+                raise ProtocolError(508, "loop")
+            if hops_left(request) == 0:
+                # We are whom it is for; OPTIONS has a simple answer, TRACE has none from us.
+                raise ProtocolError(200 if request.method == b"OPTIONS" else 501, "max_forwards")
+            request.upgrade &= self._upgrades
+        if self.router.sticky:
+            request.simple = False  # its answer may have to carry a cookie
+        if request.length == NO_BODY and not request.upgrade and not origin.trusted:
+            self._requests.keep(request.raw, request)
+
+    def may_repeat(self) -> bool:
+        """Take one request's share of the retry budget, if there is room; give it back with
+        budget.end().
+        """
+        return self.budget.begin(sum(pool.in_flight for pool in self.pools.values()))
 
     def suspect(self, pool: Pool) -> None:
         """Live traffic failed on a backend; the control plane should look at it now."""
@@ -112,6 +158,7 @@ class Forwarder:
     async def _connect(self, pool: Pool, downstream: Downstream) -> None:
         upstream = Upstream(self, pool)
         backend = upstream.backend
+        started = perf_counter()
         try:
             async with asyncio.timeout(self.timeouts.connect_timeout_s):
                 await self.loop.create_connection(lambda: upstream, backend.ip, backend.port)
@@ -122,13 +169,18 @@ class Forwarder:
             timed_out = isinstance(error, TimeoutError)
             downstream.connect_failed(pool, "connect_timeout" if timed_out else "connect_failed")
         else:
-            downstream.connected(upstream)
+            downstream.connected(upstream, perf_counter() - started)
 
     # Clients.
 
     def client(self, ip: str) -> Downstream:
         """The protocol of a client's connection."""
-        return Downstream(self, ip, origin_lines(ip, "http"))
+        origin = self._origins.get(ip)
+        if origin is None:
+            if len(self._origins) >= _ORIGINS:
+                self._origins.clear()
+            origin = self._origins[ip] = Origin(self._hop, ip, "http")
+        return Downstream(self, origin)
 
     def joined(self, downstream: Downstream) -> None:
         self.downstreams.add(downstream)
@@ -139,7 +191,9 @@ class Forwarder:
     # The clock.
 
     def _sweep(self) -> None:
-        now = self.now = self.loop.time()
+        now = self.loop.time()
+        self.deadlines.advance(now)
+        self.router.tick(now)
         self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.date = formatdate(usegmt=True).encode("ascii")
         for downstream in [one for one in self.downstreams if one.deadline <= now]:
@@ -160,6 +214,10 @@ class Forwarder:
     async def drain(self, deadline_s: float) -> None:
         """Let clients finish; returns when the last one has left, or at the deadline."""
         self.draining = True
+        # Every answer now says that its connection closes, and that is the long way.
+        self._requests.close()
+        for pool in self.pools.values():
+            pool.known_responses.close()
         started = self.loop.time()
         while self.downstreams and self.loop.time() - started < deadline_s:
             if self.loop.time() - started >= _DRAIN_REST_S:

@@ -6,9 +6,11 @@ from bisect import bisect_left
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from lbctl.core.memo import Memo
 from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S
 
 if TYPE_CHECKING:
+    from lbctl.core.http1 import Response
     from lbctl.model import Backend
     from lbctl.proxy.upstream import Upstream
 
@@ -26,21 +28,31 @@ class Pool:
         "changed",
         "codes",
         "duration_sum_s",
+        "heard",
         "idle",
         "idle_limit",
         "in_flight",
+        "known_response",
+        "known_responses",
+        "name",
         "open",
         "retries",
         "routed",
+        "weight",
     )
 
     def __init__(self, backend: Backend, idle_limit: int) -> None:
         self.backend = backend
+        self.name = backend.id
+        self.weight = float(backend.weight)  # right now; its owner is the router
         self.idle: deque[Upstream] = deque()
         self.idle_limit = idle_limit
         self.open = 0
         self.routed = True
         self.in_flight = 0
+        self.heard = 0  # how often it has sent something, on any of its connections
+        self.known_responses: Memo[Response] = Memo()
+        self.known_response = self.known_responses.get
         self.codes = [0] * len(CODE_CLASSES)
         self.buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self.duration_sum_s = 0.0

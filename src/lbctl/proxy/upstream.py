@@ -17,12 +17,15 @@ from lbctl.core.http1 import (
     UNTIL_CLOSE,
     ChunkedBody,
     Response,
+    connection_options,
     has_bare_lf,
     parse_response,
+    upgrade_protocols,
 )
 from lbctl.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from lbctl.core.http1 import Request
     from lbctl.proxy.downstream import Downstream
     from lbctl.proxy.forwarder import Forwarder
     from lbctl.proxy.pool import Pool
@@ -37,6 +40,7 @@ class Upstream(asyncio.Protocol):
     __slots__ = (
         "_buffer",
         "_chunks",
+        "_eof",
         "_interim",
         "_left",
         "_paused",
@@ -61,6 +65,7 @@ class Upstream(asyncio.Protocol):
         self.deadline = 0.0  # while idle
         self.served = 0  # requests answered before the present one
         self.clogged = False  # the backend reads too slowly; the client is paused
+        self._eof = False  # the backend's end of a tunnel sends no more
         self._paused = False  # the client reads too slowly; the backend is paused
         # request
         self.downstream: Downstream | None = None
@@ -79,21 +84,34 @@ class Upstream(asyncio.Protocol):
         self.pool.open += 1
 
     def data_received(self, data: bytes) -> None:
-        if self.downstream is None:
-            self.pool.discard(self)  # nobody asked; a late answer must not meet a new request
+        downstream, pool = self.downstream, self.pool
+        if downstream is None:
+            pool.discard(self)  # nobody asked; a late answer must not meet a new request
             self.transport.abort()
             return
+        pool.heard += 1
         try:
             if self.response is None:
-                self._head(self.downstream, data)
+                end = data.find(HEAD_END) + 4
+                known = pool.known_response(data[:end])
+                if known is not None and known.length == len(data) - end and self._simple():
+                    self.downstream = None
+                    self.served += 1
+                    pool.release(self, self.forwarder.deadlines.upstream_idle)
+                    downstream.answered(known, known.raw + data[end:])
+                else:
+                    self._head(downstream, data)
             else:
-                self._body(self.downstream, self.response, data)
+                self._body(downstream, self.response, data)
         except ProtocolError as error:
             self._leave().broken_response(self, error.reason)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         """The end, at once: what is still to be sent must not delay it until it is flushed."""
         downstream, response = self.downstream, self.response
+        if downstream is not None and response is not None and response.status == 101:
+            self._eof = True
+            return downstream.end_of_output()
         if downstream is None:
             self.pool.discard(self)
         elif response is not None and response.length == UNTIL_CLOSE and not self._was_reset():
@@ -101,6 +119,7 @@ class Upstream(asyncio.Protocol):
         else:
             self._lost()
         self.transport.abort()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
         self.pool.open -= 1
@@ -124,6 +143,12 @@ class Upstream(asyncio.Protocol):
         if self.downstream is not None:
             self.downstream.transport.resume_reading()
 
+    def _simple(self) -> bool:
+        """Whether a whole answer may go out as it is, and both connections stay as they are."""
+        request = self.downstream.request if self.downstream is not None else None
+        busy = self._buffer or self._paused or self.clogged
+        return request is not None and request.simple and not busy
+
     # Called by Downstream.
 
     def begin(self, downstream: Downstream) -> None:
@@ -141,6 +166,14 @@ class Upstream(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
+
+    def end_of_input(self) -> None:
+        """The client's end of a tunnel sends no more; the backend still may."""
+        if self._eof:
+            assert self.downstream is not None  # noqa: S101 - it is who calls
+            self._finish(self.downstream, reusable=False)
+        elif not self.transport.is_closing():
+            self.transport.write_eof()
 
     def abort(self) -> None:
         """Give up the exchange: the client left, or took too long."""
@@ -163,16 +196,25 @@ class Upstream(asyncio.Protocol):
                     raise ProtocolError(502, "bad_response")
                 self._buffer = data
                 return
-            raw = data if end == len(data) else data[:end]
-            response = parse_response(raw, downstream.method, limits.head_limit_fields)
+            original = data if end == len(data) else data[:end]
+            response = parse_response(original, downstream.method, limits.head_limit_fields)
             data = data[end:]
             if response.status >= 200:
                 break
             self._interim += 1
+            if response.status == 101 and _is_answer_to_upgrade(response, downstream.request):
+                response.length = UNTIL_CLOSE
+                break
             if response.status == 101 or self._interim > _INTERIM_LIMIT:
                 raise ProtocolError(502, "unasked_interim_response")
             downstream.interim(response)
         self.response = response
+        if response.status == 101:
+            downstream.switch(response)
+            downstream.forward(data)
+            return
+        if response.plain and response.length >= 0 and downstream.method != b"HEAD":
+            self.pool.known_responses.keep(original, response)
         downstream.respond(response)
         if response.length == CHUNKED:
             decode = downstream.minor == 0
@@ -204,8 +246,7 @@ class Upstream(asyncio.Protocol):
         self.resume()
         self.served += 1
         if reusable and not downstream.body_left and not self.clogged:
-            forwarder = self.forwarder
-            self.pool.release(self, forwarder.now + forwarder.timeouts.upstream_idle_timeout_s)
+            self.pool.release(self, self.forwarder.deadlines.upstream_idle)
         else:
             self.transport.close()
         downstream.finished()
@@ -223,3 +264,10 @@ class Upstream(asyncio.Protocol):
         if self.clogged:
             downstream.transport.resume_reading()
         return downstream
+
+
+def _is_answer_to_upgrade(response: Response, request: Request | None) -> bool:
+    """Whether a 101 changes to what the client asked for (RFC 9110, section 7.8)."""
+    chosen = upgrade_protocols(response.fields)
+    options = connection_options(response.fields)
+    return request is not None and b"upgrade" in options and bool(chosen & request.upgrade)

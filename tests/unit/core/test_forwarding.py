@@ -6,26 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lbctl.core import forwarding
 from lbctl.core.forwarding import (
-    origin_lines,
     own_response,
-    request_head,
     response_head,
     response_outlives_connection,
 )
-from lbctl.core.http1 import Response, parse_request, parse_response
+from lbctl.core.http1 import Request, Response, parse_request, parse_response
+from lbctl.core.origin import Hop, Origin
 
-ORIGIN = origin_lines("192.0.2.7", "http")
+ORIGIN = Origin(Hop("lbctl-1", "w-"), "192.0.2.7", "http")
 ADDED = (
     b"X-Forwarded-Host: %b\r\nX-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: http\r\n"
-    b"Via: 1.1 lbctl\r\n\r\n"
+    b"Forwarded: for=192.0.2.7;proto=http\r\nVia: 1.1 lbctl-1\r\nX-Request-Id: w-2a\r\n\r\n"
 )
+
+
+def request_head(request: Request) -> bytes:
+    """As the first client's 42nd request."""
+    return forwarding.request_head(request, ORIGIN, 42)
 
 
 def forwarded(*lines: bytes, start: bytes = b"GET / HTTP/1.1") -> list[bytes]:
     """The lines that a backend gets between the first and those that are added."""
     raw = b"\r\n".join((start, b"Host: h", *lines, b"", b""))
-    head = request_head(parse_request(raw, 100), ORIGIN)
+    head = request_head(parse_request(raw, 100))
     first, _, rest = head.partition(b"\r\n")
     assert first.endswith(b" HTTP/1.1")
     assert rest.endswith(ADDED % b"h")
@@ -44,7 +49,7 @@ def meaning(head: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
 
 def test_a_plain_head_goes_on_as_it_is() -> None:
     raw = b"GET /x HTTP/1.1\r\nHost: h\r\nAccept:*/*\r\n\r\n"
-    assert request_head(parse_request(raw, 100), ORIGIN) == raw[:-2] + ADDED % b"h"
+    assert request_head(parse_request(raw, 100)) == raw[:-2] + ADDED % b"h"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,8 @@ def test_a_plain_head_goes_on_as_it_is() -> None:
     [
         b"Connection: close", b"Keep-Alive: 5", b"Proxy-Connection: x", b"Proxy: http://evil",
         b"TE: trailers", b"Upgrade: h2c", b"HTTP2-Settings: AA", b"X-Forwarded-For: 6.6.6.6",
-        b"X_Forwarded_For: 6.6.6.6", b"x-forwarded_host: evil", b"X-Forwarded: for=6.6.6.6",
+        b"X-Request-Id: x", b"x_request_id: x", b"X_Forwarded_For: 6.6.6.6",
+        b"x-forwarded_host: evil", b"X-Forwarded: for=6.6.6.6",
         b"X-Forwarded-Client-Cert: x", b"Forwarded: for=6.6.6.6",
     ],
 )  # fmt: skip
@@ -70,7 +76,7 @@ def test_what_ends_at_this_hop(line: bytes) -> None:
 )  # fmt: skip
 def test_what_goes_on(line: bytes) -> None:
     assert forwarded(line) == [line] or request_head(
-        parse_request(b"GET / HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n", 100), ORIGIN
+        parse_request(b"GET / HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n", 100)
     ).startswith(b"GET / HTTP/1.1\r\nHost: h\r\n" + line)
 
 
@@ -104,12 +110,12 @@ def test_http_1_0_goes_on_as_1_1() -> None:
 
 def test_an_absolute_target_goes_on_in_origin_form() -> None:
     raw = b"GET http://H/x HTTP/1.1\r\nHost: h\r\n\r\n"
-    head = request_head(parse_request(raw, 100), ORIGIN)
+    head = request_head(parse_request(raw, 100))
     assert head == b"GET /x HTTP/1.1\r\nHost: H\r\n" + ADDED % b"H"
 
 
 _NAMES = st.sampled_from(
-    [b"Accept", b"X-Y", b"x_y", b"Cookie", b"Via", b"Server", b"Allow", b"Set-Cookie"]
+    [b"Accept", b"X-Y", b"x_y", b"Cookie", b"Viaduct", b"Server", b"Allow", b"Set-Cookie"]
 )
 _VALUES = st.text(
     st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=8
@@ -127,7 +133,7 @@ def test_the_plain_and_the_careful_way_mean_the_same_to_a_backend(
     # The one field more ends here, so it changes the way and nothing else.
     careful = parse_request(raw[:-2] + b"Connection: x-none\r\n\r\n", 100)
     assert (plain.plain, careful.plain) == (True, False)
-    assert meaning(request_head(plain, ORIGIN)) == meaning(request_head(careful, ORIGIN))
+    assert meaning(request_head(plain)) == meaning(request_head(careful))
 
 
 @given(_FIELDS, st.sampled_from([200, 206, 301, 304, 404, 500]), st.booleans(), st.integers(0, 1))
@@ -150,7 +156,7 @@ def test_what_is_forwarded_reads_back_as_what_was_understood(
 ) -> None:
     lines = b"".join(b"%b: %b\r\n" % field for field in fields)
     seen = parse_request(b"PUT /x HTTP/1.1\r\nHost: h\r\n" + lines + extra + b"\r\n", 100)
-    again = parse_request(request_head(seen, ORIGIN), 110)
+    again = parse_request(request_head(seen), 110)
     for name in ("method", "target", "host", "length"):
         assert getattr(again, name) == getattr(seen, name)
 

@@ -150,7 +150,7 @@ async def test_nothing_is_sent_twice_once_a_byte_of_an_answer_came(start: bytes)
 async def test_a_refused_connection_goes_to_another_backend_whatever_the_method() -> None:
     async with proxied(["a", "b"]) as (proxy, (a, b)):
         a.refuse()
-        for _ in range(2):  # one of the two has the turn of a
+        for _ in range(2):  # at least one of the two has the turn of a
             client = await proxy.client()
             client.send(POST + b"body")
             peer, _ = await b.request()
@@ -159,8 +159,8 @@ async def test_a_refused_connection_goes_to_another_backend_whatever_the_method(
             assert (await client.reply()).status == 200
             peer.close()
             await eventually(lambda: not proxy.pool(b).open)
-        assert proxy.pool(a).retries == {"connect": 1}
-        assert proxy.suspects == ["id-a"]
+        assert set(proxy.pool(a).retries) == {"connect"}
+        assert set(proxy.suspects) == {"id-a"}
         assert sum(proxy.pool(a).codes) == 0
 
 
