@@ -59,6 +59,14 @@ class Peer:
         """Everything up to and including an empty line."""
         return await self._took(self._reader.readuntil(b"\r\n\r\n"))
 
+    async def next_head(self) -> bytes:
+        """The same, however long it takes."""
+        return await self._reader.readuntil(b"\r\n\r\n")
+
+    def at_end(self) -> bool:
+        """Whether the other side has closed, and all it sent was read."""
+        return self._reader.at_eof()
+
     async def exactly(self, count: int) -> bytes:
         return await self._took(self._reader.readexactly(count))
 
