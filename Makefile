@@ -7,10 +7,11 @@ N      ?= 3
 UV     := uv==0.13.9
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PEERS  := build/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up scale status down test check lock clean
+.PHONY: help install up scale status down test check bench lock clean
 
 help: ## what there is to make
 	@echo 'make ...'
@@ -50,12 +51,21 @@ check: install ## lint, format, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet tests/unit/test_layers.py
 
+bench: install $(PEERS)/.ready ## lbctl and its peers, side by side: make bench ARGS=--quick
+	@$(BIN)/python -m benchmarks.compare $(ARGS)
+
+$(PEERS)/.ready: requirements/bench.txt
+	@echo 'installing the peers into $(PEERS)'
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 lock: ## new versions of the dependencies, for every Python from 3.11 on
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet '$(UV)'
-	@for part in 'runtime' 'dev --group=dev'; do \
+	@for part in 'runtime pyproject.toml' 'dev pyproject.toml --group=dev' 'bench --group=bench'; do \
 	  set -- $$part; name=$$1; shift; \
 	  echo "# Locked: \`make lock\` writes this file." > requirements/$$name.txt; \
-	  build/lock/bin/uv pip compile pyproject.toml "$$@" --upgrade --universal --python-version 3.11 \
+	  build/lock/bin/uv pip compile "$$@" --upgrade --universal --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --quiet >> requirements/$$name.txt || exit 1; \
 	done
 

@@ -130,8 +130,8 @@ def response_head(response: Response, *, minor: int, keep_alive: bool) -> bytes:
         )
         return response.raw[:-2] + connection
     dropped = connection_options(response.fields) - _NOT_FOR_CONNECTION_TO_NAME
-    status_line = response.raw[: response.raw.index(b"\r\n") + 2]
-    lines = [b"HTTP/1.1" + status_line[8:]]
+    reason = response.raw[13 : response.raw.index(b"\r\n")]  # behind "HTTP/1.x 200 "
+    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, reason)]
     lines += [
         b"%b: %b\r\n" % (name, value)
         for name, value in response.fields

@@ -35,7 +35,7 @@ _REQUEST = re.compile(
     rb"(" + _TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" + _FIELDS
 ).fullmatch
 _RESPONSE = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?+\r\n" + _FIELDS
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*+)?+\r\n" + _FIELDS
 ).fullmatch
 _FIELD = re.compile(rb"(" + _TOKEN + rb"++):[\t ]*+([^\r]*)\r\n").findall
 _FIELD_LINE = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n").fullmatch
@@ -43,7 +43,7 @@ _FIELD_LINE = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n").fullmatch
 # The fields that decide about framing, connection or trust. Names with an underscore are
 # aliases of those with a dash in whatever maps headers to variables (CGI and its heirs).
 _THOUGHT_REQUEST = re.compile(
-    rb"\r\n(?i:(host):[\t ]*+([^\r]*)"
+    rb"\r\n(?i:(host): *+([^\r]*)"  # a tab there is legal, but not everybody's idea of space
     rb"|(?:connection|keep-alive|content[-_]length|transfer[-_]encoding|expect|upgrade|te"
     rb"|trailer|http2-settings|proxy[^:\r]*+|x[-_]forwarded[^:\r]*+|forwarded|via"
     rb"|x[-_]request[-_]id|max-forwards):)"
@@ -59,7 +59,9 @@ _HOST_VALUE = re.compile(rb"(?:" + _AUTHORITY + rb")?").fullmatch  # empty: none
 _ABSOLUTE = re.compile(rb"(?i:https?)://(" + _AUTHORITY + rb")([/?].*)?").fullmatch
 _CODED_AND_CHUNKED = re.compile(rb"(?i)(?!chunked\b)[a-z-]+, chunked").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*+;[\t\x20-\x7e\x80-\xff]*+)?\r\n").fullmatch
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_EXTENSION = rb"[\t ]*+;[\t ]*+%b++(?:[\t ]*+=[\t ]*+(?:%b++|%b))?+" % (_TOKEN, _TOKEN, _QUOTED)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*+\r\n" % _EXTENSION).fullmatch
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+").match
 _VERSION = re.compile(rb"[^\r\n ]++ [^\r\n ]++ HTTP/([0-9]\.[0-9])\r\n").match
 
@@ -87,7 +89,7 @@ class Request:
 
     Derived once, for whoever handles the same request often: `repeatable`, whether it may be
     sent again if no byte of an answer came; `simple`, whether a whole answer of known length
-    can go to the client as it is, with the connection kept. `forwarded` and `logged` are
+    can go to the client as it is, or with one line that says close. `forwarded` and `logged` are
     what the serialiser and the access log keep here for the next time.
     """
 
@@ -132,7 +134,7 @@ class Request:
         self.upgrade: frozenset[bytes] = frozenset()
         bodiless = length == NO_BODY
         self.repeatable = bodiless and method in _IDEMPOTENT
-        self.simple = bodiless and minor == 1 and keep_alive and method != b"HEAD"
+        self.simple = bodiless and minor == 1 and method != b"HEAD"
         self.forwarded = b""
         self.logged = ""
 
@@ -148,10 +150,11 @@ class Response:
     """The head of a response; `raw`, `plain`, `fields` as in Request.
 
     `length` is the body's: bytes, CHUNKED or UNTIL_CLOSE. `keep_alive` tells whether the
-    backend's connection may carry another request after this.
+    backend's connection may carry another request after this. `closing` is what the serialiser
+    keeps here: the head for a client whose connection ends with it.
     """
 
-    __slots__ = ("fields", "keep_alive", "length", "minor", "plain", "raw", "status")
+    __slots__ = ("closing", "fields", "keep_alive", "length", "minor", "plain", "raw", "status")
 
     def __init__(
         self,
@@ -164,6 +167,7 @@ class Response:
         fields: Fields | None = None,
     ) -> None:
         self.raw = raw
+        self.closing = b""
         self.status = status
         self.minor = minor
         self.length = length
@@ -345,7 +349,7 @@ def parse_response(raw: bytes, request_method: bytes, limit_fields: int) -> Resp
     if match is None or raw.count(b"\r\n") > limit_fields + 2:
         raise ProtocolError(502, "bad_response")
     status = int(match.group(2))
-    if match.group(1) == b"1":
+    if match.group(1) == b"1" and match.group(3):
         # nginx says so with every response; on HTTP/1.1 it means nothing, and ends here.
         at = raw.find(_SAYS_KEEP_ALIVE)
         if at > 0:

@@ -102,13 +102,13 @@ class Downstream(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, forwarder: Forwarder, origin: Origin) -> None:
+    def __init__(self, forwarder: Forwarder) -> None:
         # process
         self._forwarder = forwarder
         self._deadlines = forwarder.deadlines
         # connection
         self.transport: asyncio.Transport
-        self.origin = origin
+        self.origin: Origin
         self.deadline = self._deadlines.client_idle
         self._phase = _HEAD
         self._buffer = b""  # bytes not yet looked at: half a head, or requests to come
@@ -148,6 +148,8 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._forwarder.limits.write_buffer_bytes)
+        peer = transport.get_extra_info("peername")  # None: it was reset meanwhile
+        self.origin = self._forwarder.origin(peer[0] if peer else "")
         self._forwarder.joined(self)
 
     def data_received(self, data: bytes) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lbctl.config import Config
-    from lbctl.core.http1 import Request
+    from lbctl.core.http1 import Request, Response
     from lbctl.model import Snapshot
     from lbctl.proxy.accesslog import AccessLog
 
@@ -77,6 +77,8 @@ class Forwarder:
         )
         self._requests: Memo[Request] = Memo()
         self.known_request = self._requests.get
+        self.known_responses: Memo[Response] = Memo()
+        self.known_response = self.known_responses.get
         self._origins: dict[str, Origin] = {}
         self._hop = Hop(
             name,
@@ -104,7 +106,6 @@ class Forwarder:
                 pool = self.pools[backend.id] = Pool(backend, limit)
             elif pool.backend != backend:
                 pool.close_idle(before=float("inf"))
-                pool.known_responses.clear()
                 pool.backend = backend
             pool.routed = True
             routed.append(pool)
@@ -173,14 +174,18 @@ class Forwarder:
 
     # Clients.
 
-    def client(self, ip: str) -> Downstream:
+    def client(self) -> Downstream:
         """The protocol of a client's connection."""
+        return Downstream(self)
+
+    def origin(self, ip: str) -> Origin:
+        """A client's address as its requests' origin; most clients come more than once."""
         origin = self._origins.get(ip)
         if origin is None:
             if len(self._origins) >= _ORIGINS:
                 self._origins.clear()
             origin = self._origins[ip] = Origin(self._hop, ip, "http")
-        return Downstream(self, origin)
+        return origin
 
     def joined(self, downstream: Downstream) -> None:
         self.downstreams.add(downstream)
@@ -216,8 +221,7 @@ class Forwarder:
         self.draining = True
         # Every answer now says that its connection closes, and that is the long way.
         self._requests.close()
-        for pool in self.pools.values():
-            pool.known_responses.close()
+        self.known_responses.close()
         started = self.loop.time()
         while self.downstreams and self.loop.time() - started < deadline_s:
             if self.loop.time() - started >= _DRAIN_REST_S:

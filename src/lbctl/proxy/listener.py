@@ -2,14 +2,19 @@
 
 All workers wait on the same sockets, so a connection is never bound to a worker that died or
 hangs: whoever is awake takes it. Left alone, the first to wake up would take most of them;
-therefore a worker that already has more connections than the least busy one, by a margin,
-leaves new ones alone for a moment. If nobody else took them by then it does: fairness may
-cost some milliseconds, never a connection.
+therefore a worker that has more connections than the least busy one, by a margin, stops
+listening for a moment. If nobody else took them by then it does: fairness may cost some
+milliseconds, never a connection.
+
+Accepting is libuv's: half the cost of a connection that is accepted in Python and handed to the
+event loop. It takes all that wait at that moment, so the limit of connections may be passed by
+the length of the queue, and a pause begins with the turn after.
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,16 +22,20 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from lbctl.proxy.downstream import Downstream
     from lbctl.proxy.forwarder import Forwarder
 
 _log = logging.getLogger("lbctl.proxy")
 
-_BATCH = 16
+BACKLOG = 4096
 _YIELD_S = 0.001
 _PATIENCE = 4
 """So many times in a row new connections are left to the others."""
 _FULL_PAUSE_S = 0.02
-_FAILED_PAUSE_S = 0.1
+_RENEW_S = 1.0
+"""At its first error (no memory, no files) libuv gives a listening handle up for good; so all of
+them are made anew that often."""
+_OTHER_FILES = 256
 
 
 class Listener:
@@ -45,69 +54,79 @@ class Listener:
         self._loop = forwarder.loop
         self._sockets = sockets
         self._others = others
+        self._limit = _limit(forwarder.limits.connections_per_worker)
         self._yielded = 0
-        self._failing = False  # so that a lasting failure is logged once
-        self._accepts: set[asyncio.Task[object]] = set()
-        self._pause: asyncio.TimerHandle | None = None
+        self._judging = False
+        self._servers: list[asyncio.Server] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        for one in self._sockets:
-            one.setblocking(False)
-            self._loop.add_reader(one.fileno(), self._ready, one)
+        self._opening = self._loop.create_task(self._open())
 
     def stop(self) -> None:
         """Take no more; what was accepted goes on."""
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    async def _open(self) -> None:
+        self._timer = self._loop.call_later(_RENEW_S, self._again)
         for one in self._sockets:
-            self._loop.remove_reader(one.fileno())
+            own = one.dup()  # closed with its server
+            own.setblocking(False)
+            server = await self._loop.create_server(self._client, sock=own, backlog=BACKLOG)
+            self._servers.append(server)
 
-    def _ready(self, listening: socket.socket) -> None:
-        for _ in range(_BATCH):
-            mine = len(self._forwarder.downstreams) + len(self._accepts)
-            if mine >= self._forwarder.limits.connections_per_worker:
-                self._rest(_FULL_PAUSE_S)  # they are for the others, however long it takes
-                return
-            if self._yielded < _PATIENCE and self._ahead(mine):
-                self._yielded += 1
-                self._rest(_YIELD_S)
-                return
-            try:
-                connection, address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._yielded = 0
-                return
-            except OSError as error:  # out of files or memory, most likely; it may pass
-                if not self._failing:
-                    _log.warning("cannot accept connections for now: %s", error.strerror)
-                self._failing = True
-                self._rest(_FAILED_PAUSE_S)
-                return
-            self._failing = False
-            self._take(connection, str(address[0]))
+    def _client(self) -> Downstream:
+        """Called by the event loop for each connection, before it tells who it is from."""
+        if not self._judging:
+            self._judging = True
+            self._loop.call_soon(self._after_all_were_taken)
+        return self._forwarder.client()
+
+    def _after_all_were_taken(self) -> None:
+        self._loop.call_soon(self._judge)  # behind their connection_made()
+
+    def _judge(self) -> None:
+        self._judging = False
         self._yielded = 0
+        pause_s = self._pause_s()
+        if pause_s:
+            self._rest(pause_s)
 
-    def _ahead(self, mine: int) -> bool:
+    def _pause_s(self) -> float:
+        """How long to leave new connections alone: not at all, in most cases."""
+        mine = len(self._forwarder.downstreams)
+        if mine >= self._limit:
+            return _FULL_PAUSE_S  # they are for the others, however long it takes
         others = self._others()
-        return bool(others) and mine > min(others) + 1 + mine // 16
+        ahead = bool(others) and mine > min(others) + 1 + mine // 16
+        return _YIELD_S if ahead and self._yielded < _PATIENCE else 0.0
 
     def _rest(self, seconds: float) -> None:
         self.stop()
-        self._pause = self._loop.call_later(seconds, self._resume)
+        self._timer = self._loop.call_later(seconds, self._again)
 
-    def _resume(self) -> None:
-        self._pause = None
-        self.start()
+    def _again(self) -> None:
+        pause_s = self._pause_s()
+        if pause_s == _YIELD_S:
+            self._yielded += 1
+        self.stop()
+        if pause_s:
+            self._rest(pause_s)
+        else:
+            self.start()
 
-    def _take(self, connection: socket.socket, ip: str) -> None:
-        client = self._forwarder.client(ip)
-        task: asyncio.Task[object] = self._loop.create_task(self._adopt(client, connection))
-        self._accepts.add(task)
-        task.add_done_callback(self._accepts.discard)
 
-    async def _adopt(self, client: asyncio.Protocol, connection: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: client, connection)
-        except OSError:
-            connection.close()  # gone before we got to it
+def _limit(connections: int) -> int:
+    """As many as there are files for: a client's connection needs one more to a backend."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max((files - _OTHER_FILES) // 2, 1) if files != resource.RLIM_INFINITY else connections
+    if most < connections:
+        _log.warning("%d open files allow for %d connections, not %d", files, most, connections)
+    return min(connections, most)

@@ -6,11 +6,9 @@ from bisect import bisect_left
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from lbctl.core.memo import Memo
 from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S
 
 if TYPE_CHECKING:
-    from lbctl.core.http1 import Response
     from lbctl.model import Backend
     from lbctl.proxy.upstream import Upstream
 
@@ -32,8 +30,6 @@ class Pool:
         "idle",
         "idle_limit",
         "in_flight",
-        "known_response",
-        "known_responses",
         "name",
         "open",
         "retries",
@@ -51,8 +47,6 @@ class Pool:
         self.routed = True
         self.in_flight = 0
         self.heard = 0  # how often it has sent something, on any of its connections
-        self.known_responses: Memo[Response] = Memo()
-        self.known_response = self.known_responses.get
         self.codes = [0] * len(CODE_CLASSES)
         self.buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self.duration_sum_s = 0.0

@@ -11,6 +11,7 @@ import asyncio
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, cast
 
+from lbctl.core.forwarding import response_head
 from lbctl.core.http1 import (
     CHUNKED,
     HEAD_END,
@@ -93,12 +94,20 @@ class Upstream(asyncio.Protocol):
         try:
             if self.response is None:
                 end = data.find(HEAD_END) + 4
-                known = pool.known_response(data[:end])
-                if known is not None and known.length == len(data) - end and self._simple():
+                known = self.forwarder.known_response(data[:end])
+                request = downstream.request
+                if (
+                    known is not None
+                    and request is not None
+                    and request.simple
+                    and known.length == len(data) - end
+                    and not (self._buffer or self._paused or self.clogged)
+                ):
                     self.downstream = None
                     self.served += 1
                     pool.release(self, self.forwarder.deadlines.upstream_idle)
-                    downstream.answered(known, known.raw + data[end:])
+                    head = known.raw if request.keep_alive else known.closing
+                    downstream.answered(known, head + data[end:])
                 else:
                     self._head(downstream, data)
             else:
@@ -142,12 +151,6 @@ class Upstream(asyncio.Protocol):
         self.clogged = False
         if self.downstream is not None:
             self.downstream.transport.resume_reading()
-
-    def _simple(self) -> bool:
-        """Whether a whole answer may go out as it is, and both connections stay as they are."""
-        request = self.downstream.request if self.downstream is not None else None
-        busy = self._buffer or self._paused or self.clogged
-        return request is not None and request.simple and not busy
 
     # Called by Downstream.
 
@@ -214,7 +217,8 @@ class Upstream(asyncio.Protocol):
             downstream.forward(data)
             return
         if response.plain and response.length >= 0 and downstream.method != b"HEAD":
-            self.pool.known_responses.keep(original, response)
+            response.closing = response_head(response, minor=1, keep_alive=False)
+            self.forwarder.known_responses.keep(original, response)
         downstream.respond(response)
         if response.length == CHUNKED:
             decode = downstream.minor == 0

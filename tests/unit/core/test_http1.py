@@ -401,7 +401,7 @@ def bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
     wire, data = b"", b""
     for chunk in draw(st.lists(st.binary(min_size=1, max_size=40), max_size=5)):
         size = draw(st.sampled_from([b"%x", b"%X", b"000%x"])) % len(chunk)
-        extension = draw(st.sampled_from([b"", b";a=b", b' ;a="b;c"', b"\t;\xff"]))
+        extension = draw(st.sampled_from([b"", b";a=b", b' ;a="b;c"', b"\t;c", b';a="\\"\xff"']))
         wire += size + extension + b"\r\n" + chunk + b"\r\n"
         data += chunk
     trailers = draw(st.lists(st.sampled_from([b"X: y\r\n", b"Digest:z\r\n"]), max_size=3))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import signal
 import socket
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -141,39 +141,47 @@ async def test_a_full_worker_leaves_connections_alone_until_one_ends() -> None:
         assert (await three.reply()).status == 503
 
 
-class OutOfFiles:
-    """A listening socket in a process that has no file left for the first accepts."""
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Take every file that this process may still open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for one in taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    def __init__(self, listening: socket.socket, failures: int) -> None:
-        self.listening = listening
-        self.failures = failures
-        self.accepts = 0
-        self.fileno = listening.fileno
-        self.setblocking = listening.setblocking
 
-    def accept(self) -> tuple[socket.socket, object]:
-        self.accepts += 1
-        if self.accepts <= self.failures:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return self.listening.accept()
-
-
-async def test_out_of_files_it_waits_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_out_of_files_it_takes_connections_again_as_soon_as_there_are_some() -> None:
     async with proxied([]) as (proxy, _):
-        proxy.listener.stop()
-        starved = OutOfFiles(proxy.socket, failures=2)
-        listener = Listener(proxy.forwarder, [cast("socket.socket", starved)], list)
-        started = time.monotonic()
-        listener.start()
+        with socket.socket() as end, no_more_files():
+            end.connect(("127.0.0.1", proxy.port))
+            renewed = proxy.forwarder.deadlines.now + 1.5
+            await eventually(lambda: proxy.forwarder.deadlines.now > renewed)
+            assert not proxy.forwarder.downstreams
         client = await proxy.client()
         await client.get()
         assert (await client.reply()).status == 503
-        assert time.monotonic() - started >= 0.2  # a pause for each failure, no busy loop
-        await eventually(lambda: starved.accepts == 4)  # two failures, one client, none left
-        listener.stop()
-        assert [record.message for record in caplog.records] == [
-            "cannot accept connections for now: Too many open files"
-        ]
+
+
+async def test_where_files_are_few_connections_are_too(caplog: pytest.LogCaptureFixture) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_000, before[1]))
+    try:
+        async with proxied([]):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [record.message for record in caplog.records] == [
+        "1000 open files allow for 372 connections, not 10000"
+    ]
 
 
 async def test_after_stop_connections_wait_for_others_and_clients_stay() -> None:

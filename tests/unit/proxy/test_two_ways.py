@@ -33,7 +33,12 @@ class Wire(asyncio.Transport):
     """Keeps what is written to it."""
 
     def __init__(self) -> None:
-        super().__init__(extra={"socket": Mock(getsockopt=Mock(return_value=0))})
+        super().__init__(
+            extra={
+                "socket": Mock(getsockopt=Mock(return_value=0)),
+                "peername": ("192.0.2.7", 50_000),
+            }
+        )
         self.sent = b""
         self.ended = False
 
@@ -93,7 +98,7 @@ class Worker:
         forwarder.refused.clear()
         self.log.reset_mock()
         front, back = Wire(), Wire()
-        downstream = forwarder.client("192.0.2.7")
+        downstream = forwarder.client()
         downstream.connection_made(front)
         upstream = Upstream(forwarder, pool)
         upstream.connection_made(back)

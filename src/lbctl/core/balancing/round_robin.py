@@ -83,7 +83,7 @@ class WeightedRoundRobin(Generic[C]):
         self._turns: RoundRobin[C] | _Schedule[C] = RoundRobin(start)
 
     def update(self, candidates: Sequence[C]) -> None:
-        self._candidates = candidates
+        self._candidates = tuple(candidates)
         turns = self._turns
         begins = not turns.queue
         alike = len({one.weight for one in candidates}) <= 1
@@ -148,10 +148,10 @@ class _Schedule(Generic[C]):
 
     def pick(self, avoid: Container[C] = ()) -> C | None:
         due, later = self._due, self._later
-        passed_over = []
-        chosen: C | None = None
         now = self._now
-        while due or later:
+        passed_over = []
+        served: _Turn[C] | None = None
+        while served is None and (due or later):
             if not due and later[0][0] > now:
                 now = later[0][0]
             horizon = now + _ROUNDING
@@ -161,15 +161,15 @@ class _Schedule(Generic[C]):
             entry = heappop(due)
             end, number, turn = entry
             if not avoid or turn.candidate not in avoid:
-                chosen = turn.candidate
-                turn.start = end
-                heappush(later, entry)
-                break
-            passed_over.append(entry)
-        if passed_over:
-            now = self._now  # time does not jump because of those who may not be served
-            for entry in passed_over:
-                heappush(due, entry)
-        if chosen is not None:
-            self._now = now + self._step
-        return chosen
+                served = turn
+            else:
+                passed_over.append(entry)
+        for entry in passed_over:
+            heappush(due, entry)
+        if served is None:
+            return None
+        # What it missed while it was avoided is made up for one turn, not with a burst.
+        served.start = max(end, now - served.period)
+        heappush(later, (served.start, number, served))
+        self._now = now + self._step
+        return served.candidate

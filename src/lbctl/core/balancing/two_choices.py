@@ -57,7 +57,7 @@ class TwoChoices(Generic[C]):
             return candidates[0] if candidates else None
         chance = self._chance
         total = edges[last]
-        place = bisect(edges, chance() * total, 0, last)
+        place = bisect(edges, chance() * total)
         first = candidates[place]
         # The second is drawn from the others' weights alone, laid end to end. (That rounding
         # may, once in 10^15, lead to the first one again does no harm.)

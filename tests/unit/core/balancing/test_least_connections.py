@@ -31,6 +31,8 @@ def test_the_least_load_for_its_weight(loads: list[tuple[float, int]], data: st.
 def test_equals_take_turns() -> None:
     assert picks(least(servers("abc")), 7) == list("abcabca")
     assert picks(least(servers("abc"), start=1), 3) == list("bca")
+    busy = [Server(name, 2, in_flight=3) for name in "abc"]
+    assert picks(least(busy), 7) == list("abcabca")
 
 
 def test_among_equals_whoever_was_served_longest_ago() -> None:

@@ -145,6 +145,16 @@ def test_who_was_avoided_once_is_made_up_to() -> None:
     assert abs(counts["b"] - 100) <= 2
 
 
+def test_who_was_avoided_for_long_does_not_come_in_a_burst() -> None:
+    heavy, *_ = pool = servers("abc", (5, 1, 1))
+    balancer = weighted(pool)
+    picks(balancer, 500, avoid=[heavy])
+    sequence = picks(balancer, 70)
+    assert longest_run(sequence) <= 8
+    assert abs(sequence.count("a") - 50) <= 4
+    assert longest_run(sequence[14:]) <= 3
+
+
 @pytest.mark.parametrize("taken", range(9))
 def test_a_change_of_members_neither_skips_nor_repeats_those_who_stay(taken: int) -> None:
     pool = servers("abcd", (2, 1, 1, 1))
@@ -182,6 +192,16 @@ def test_a_ramp_changes_shares_at_once_and_leaves_the_rotation_as_it_was() -> No
     rotation = picks(balancer, 3)
     assert sorted(rotation) == ["a", "b", "c"]
     assert picks(balancer, 30) == rotation * 10
+
+
+def test_a_ramp_without_requests_does_not_touch_the_turns() -> None:
+    pool = servers("abcd")
+    balancer = weighted(pool)
+    assert picks(balancer, 2) == list("ab")
+    for weight in (0.5, 1.0):
+        pool[3].weight = weight
+        balancer.reweigh()
+    assert picks(balancer, 5) == list("cdabc")
 
 
 UNLIKE = st.permutations((0.1, 0.55, 1.0, 3.0)).map(lambda weights: weights[:3])

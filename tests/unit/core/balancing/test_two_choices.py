@@ -72,7 +72,10 @@ def test_the_two_are_different(first: float, second: float, pair: str) -> None:
     pool = servers("abcd")
     by_name = {one.name: one for one in pool}
     assert scripted(pool, first, second).pick() is by_name[pair[0]]  # equals: the first drawn
-    by_name[pair[0]].in_flight = 1
+    for one in pool:
+        one.in_flight = 1
+    assert scripted(pool, first, second).pick() is by_name[pair[0]]
+    by_name[pair[0]].in_flight = 2
     assert scripted(pool, first, second).pick() is by_name[pair[1]]
 
 
@@ -105,6 +108,7 @@ def test_requests_that_stay_spread_far_better_than_by_one_choice(weights: list[f
 
 def test_a_chance_at_the_edge_finds_somebody() -> None:
     almost = 1 - 2**-53
-    pool = servers("abc", (0.1, 0.2, 0.3))
-    for chances in ((almost, almost), (0.0, almost), (almost, 0.0)):
-        assert scripted(pool, *chances).pick() in pool
+    for weights in ((0.1, 0.2, 0.3), (0.8, 0.1, 0.5), (0.1, 0.9, 0.5)):
+        pool = servers("abc", weights)
+        for chances in ((almost, almost), (0.0, almost), (0.5, almost), (almost, 0.0)):
+            assert scripted(pool, *chances).pick() in pool
