@@ -3,6 +3,9 @@
 A worker reports totals since its own beginning (its "life"), so a lost report or a restarted
 controller costs nothing: the next report has it all. What a life counted stays when it is
 gone; the file keeps it over restarts of the controller. So counters never go back.
+
+Nor do they grow with time: a backend that its workers have forgotten lives on under its name
+only, and of those names that nobody has any more, the oldest become one.
 """
 
 from __future__ import annotations
@@ -36,11 +39,16 @@ _HUNG_S = 1.5
 _KEPT_LIVES = 64
 """Of workers that are gone; older ones are added up into one."""
 _RETIRED = "retired"
+_KEPT_NAMES = 1000
+"""Of backends that are gone."""
+_OTHERS = "(gone)"
 
 
 @dataclass(slots=True)
 class _Life:
-    """What one worker has counted. `backends` by id, as in the report."""
+    """What one worker has counted. `backends` by id, as in the report; of what is gone, by
+    `gone/` and the name.
+    """
 
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
@@ -50,6 +58,16 @@ class _Life:
             mine = self.backends.get(backend_id)
             self.backends[backend_id] = counted if mine is None else _sum(mine, counted)
         self.refused = dict(Counter(self.refused) + Counter(other.refused))
+
+    def bury(self, other: _Life) -> None:
+        """Add what nobody will report again."""
+        for counted in other.backends.values():
+            self.add(_Life({f"gone/{counted['name']}": counted}))
+        self.add(_Life(refused=other.refused))
+        while len(self.backends) > _KEPT_NAMES:
+            oldest = next(key for key in self.backends if key != f"gone/{_OTHERS}")
+            counted = self.backends.pop(oldest) | {"name": _OTHERS}
+            self.add(_Life({f"gone/{_OTHERS}": counted}))
 
 
 @dataclass(slots=True, eq=False)
@@ -199,9 +217,13 @@ class Hub:
             known = life.backends.get(backend_id)
             if known is not None and sum(counted["codes"]) < sum(known["codes"]):
                 # The worker had forgotten a backend that came back.
-                self._lives.setdefault(_RETIRED, _Life()).add(_Life({backend_id: known}))
+                self._bury(_Life({backend_id: known}))
             life.backends[backend_id] = counted
             worker.in_flight[backend_id] = counted["in_flight"]
+        if report["everything"]:
+            for backend_id in life.backends.keys() - report["backends"].keys():
+                self._bury(_Life({backend_id: life.backends.pop(backend_id)}))
+                worker.in_flight.pop(backend_id, None)
         life.refused = report["refused"]
         worker.connections = report["connections"]
         worker.revision = report["revision"]
@@ -235,7 +257,10 @@ class Hub:
         present = {worker.life for worker in self._workers}
         gone = [name for name in self._lives if name not in present and name != _RETIRED]
         for name in gone[: max(0, len(gone) - _KEPT_LIVES)]:
-            self._lives.setdefault(_RETIRED, _Life()).add(self._lives.pop(name))
+            self._bury(self._lives.pop(name))
+
+    def _bury(self, life: _Life) -> None:
+        self._lives.setdefault(_RETIRED, _Life()).bury(life)
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

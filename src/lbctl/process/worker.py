@@ -197,6 +197,7 @@ def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
             }
     return {
         "revision": forwarder.revision,
+        "everything": everything,
         "connections": {"downstream": len(forwarder.downstreams), "upstream": upstreams},
         "refused": forwarder.refused,
         "backends": backends,

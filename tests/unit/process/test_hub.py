@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,16 @@ class ScriptedWorker:
     def say(self, document: dict[str, Any]) -> None:
         self.writer.write(wire.encode(document))
 
-    def report(self, revision: int, ok: int = 0, in_flight: int = 0, name: str = "web-1") -> None:
+    def report(
+        self,
+        revision: int,
+        ok: int = 0,
+        in_flight: int = 0,
+        name: str = "web-1",
+        *,
+        id: str = "b1",  # noqa: A002
+        everything: bool = False,
+    ) -> None:
         counted = {
             "name": name,
             "codes": [0, ok, 0, 0, 0],
@@ -48,9 +58,10 @@ class ScriptedWorker:
             {
                 "report": {
                     "revision": revision,
+                    "everything": everything,
                     "connections": {"downstream": 2, "upstream": 1},
                     "refused": {"host": ok},
-                    "backends": {"b1": counted},
+                    "backends": {id: counted},
                 }
             }
         )
@@ -105,8 +116,7 @@ async def join(paths: Paths, life: str = "life-1") -> ScriptedWorker:
 
 
 def answered(hub: Hub) -> int:
-    traffic = hub.totals().backends.get("b1")
-    return traffic.codes[1] if traffic else 0
+    return sum(sum(counted.codes) for counted in hub.totals().backends.values())
 
 
 def has_answered(hub: Hub, count: int) -> bool:
@@ -223,6 +233,28 @@ async def test_many_lives_are_added_up_and_lose_nothing(paths: Paths) -> None:
     assert len(json.loads(paths.counters.read_bytes())) <= 70
     async with serving(paths) as hub:
         assert answered(hub) == 100
+
+
+async def test_backends_that_come_and_go_leave_their_counts_and_no_more(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        for turn in range(500):
+            worker.report(0, ok=1, id=f"b{turn}", name=f"web-{turn % 5}", everything=True)
+        await eventually(partial(has_answered, hub, 500))
+        names = Counter(counted.name for counted in hub.totals().backends.values())
+        assert names.keys() == {f"web-{number}" for number in range(5)}
+        assert len(hub.totals().backends) <= 6  # five that are gone, one that is not
+
+
+async def test_so_do_those_whose_names_never_come_again(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        for turn in range(1500):
+            worker.report(0, ok=1, id=f"b{turn}", name=f"web-{turn}", everything=True)
+        await eventually(partial(has_answered, hub, 1500))
+        backends = hub.totals().backends
+        assert len(backends) <= 1001
+        assert {counted.name for counted in backends.values()} >= {"(gone)", "web-1499"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"one": {}}', '{"one": {"backends": {"b": {}}}}'])
