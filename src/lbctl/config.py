@@ -90,6 +90,12 @@ class Limits:
     body_limit_bytes: int = _leaf(
         0, "of a request's body; then 413. 0: any size, bodies are streamed", low=0
     )
+    body_rate_min: int = _leaf(
+        500,
+        "bytes a second of a request's body, over body_idle_timeout_s; then 408. Clients that "
+        "stream little by little need 0",
+        low=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

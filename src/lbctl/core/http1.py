@@ -132,9 +132,8 @@ class Request:
         self.plain = fields is None
         self._fields = fields
         self.upgrade: frozenset[bytes] = frozenset()
-        bodiless = length == NO_BODY
-        self.repeatable = bodiless and method in _IDEMPOTENT
-        self.simple = bodiless and minor == 1 and method != b"HEAD"
+        self.repeatable = length == NO_BODY and method in _IDEMPOTENT
+        self.simple = minor == 1 and method != b"HEAD"
         self.forwarded = b""
         self.logged = ""
 

@@ -94,6 +94,8 @@ class Downstream(asyncio.Protocol):
         "_started",
         "_status",
         "_upstream",
+        "_window_bytes",
+        "_window_end",
         "_write_paused",
         "body_left",
         "deadline",
@@ -121,6 +123,8 @@ class Downstream(asyncio.Protocol):
         self._keep_alive = True
         self.body_left = NO_BODY  # of the request: bytes, or CHUNKED until its end was seen
         self._body_bytes = 0  # of a chunked body, so far
+        self._window_bytes = 0  # of the body, until
+        self._window_end = 0.0
         self._chunks: ChunkedBody | None = None
         self._outgoing = b""  # what a backend is to get first
         self._pool: Pool | None = None
@@ -159,7 +163,7 @@ class Downstream(asyncio.Protocol):
                 data = self._buffer + data
                 self._buffer = b""
             request = self._forwarder.known_request(data) if len(data) <= HEAD_BYTES else None
-            if request is not None:
+            if request is not None and request.length == NO_BODY:
                 self._begin(request)
             else:
                 self._read_head(data)
@@ -244,6 +248,7 @@ class Downstream(asyncio.Protocol):
                 raise ProtocolError(413, "body_too_large")
             self.body_left = request.length
             self._body_bytes = 0
+            self._start_window()
             self.deadline = self._deadlines.body_idle
             if request.length == CHUNKED:
                 self._chunks = ChunkedBody(400, limits.head_limit_bytes)
@@ -289,6 +294,7 @@ class Downstream(asyncio.Protocol):
 
     def _read_body(self, data: bytes) -> None:
         try:
+            self._check_pace(len(data))
             body = self._check_body(data)
         except ProtocolError as error:
             self._abort_upstream()
@@ -298,6 +304,26 @@ class Downstream(asyncio.Protocol):
         self._upstream.transport.write(body)
         self._outgoing = b""
         self._touch_body()
+
+    def _check_pace(self, size: int) -> None:
+        """A client may be slow, but not as slow as it likes: its body holds a backend."""
+        deadlines, forwarder = self._deadlines, self._forwarder
+        self._window_bytes += size
+        if deadlines.now < self._window_end:
+            return
+        window_s = forwarder.timeouts.body_idle_timeout_s
+        if self._window_bytes < forwarder.limits.body_rate_min * window_s:
+            raise ProtocolError(408, "body_too_slow")
+        self._start_window()
+
+    def _start_window(self) -> None:
+        self._window_end = self._deadlines.body_idle
+        self._window_bytes = 0
+
+    def read_on(self) -> None:
+        """Called by Upstream: the backend takes more again. The wait was not the client's."""
+        self._start_window()
+        self.transport.resume_reading()
 
     def _touch_body(self) -> None:
         """A body moved on: its clock starts again."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from lbctl.core.budget import RetryBudget
 from lbctl.core.forwarding import hops_left
-from lbctl.core.http1 import NO_BODY
 from lbctl.core.memo import Memo
 from lbctl.core.origin import Hop, Origin, networks
 from lbctl.errors import ProtocolError
@@ -131,7 +130,7 @@ class Forwarder:
             request.upgrade &= self._upgrades
         if self.router.sticky:
             request.simple = False  # its answer may have to carry a cookie
-        if request.length == NO_BODY and not request.upgrade and not origin.trusted:
+        if not request.upgrade and not origin.trusted:
             self._requests.keep(request.raw, request)
 
     def may_repeat(self) -> bool:

@@ -8,7 +8,7 @@ data_received to the client's transport; nothing is queued here.
 from __future__ import annotations
 
 import asyncio
-from socket import SO_ERROR, SOL_SOCKET
+from socket import SO_ERROR, SO_RCVBUF, SOL_SOCKET
 from typing import TYPE_CHECKING, cast
 
 from lbctl.core.forwarding import response_head
@@ -82,6 +82,9 @@ class Upstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         limit = self.forwarder.limits.write_buffer_bytes
         self.transport.set_write_buffer_limits(high=limit)
+        # One read takes all that the kernel holds, and goes to a client that may be slow.
+        end = self.transport.get_extra_info("socket")
+        end.setsockopt(SOL_SOCKET, SO_RCVBUF, limit)
         self.pool.open += 1
 
     def data_received(self, data: bytes) -> None:
@@ -100,6 +103,7 @@ class Upstream(asyncio.Protocol):
                     known is not None
                     and request is not None
                     and request.simple
+                    and not downstream.body_left
                     and known.length == len(data) - end
                     and not (self._buffer or self._paused or self.clogged)
                 ):
@@ -150,7 +154,7 @@ class Upstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.clogged = False
         if self.downstream is not None:
-            self.downstream.transport.resume_reading()
+            self.downstream.read_on()
 
     # Called by Downstream.
 

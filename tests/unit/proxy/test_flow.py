@@ -9,7 +9,7 @@ import pytest
 
 from lbctl.config import Limits, Timeouts
 from tests.support.deadlines import eventually
-from tests.support.scripted import Peer, proxied
+from tests.support.scripted import Client, Peer, proxied
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _MUCH = 32 * 2**20
@@ -183,3 +183,52 @@ async def test_a_backend_that_half_closes_with_unread_requests_does_not_hang_the
         peer.half_close()
         assert (await client.reply()).status == 502
         await proxy.at_rest()
+
+
+SLOW = Timeouts(body_idle_timeout_s=0.5)
+
+
+async def drip(client: Client) -> None:
+    """One byte of a body every now and then, each well within the time a body may rest."""
+    while True:
+        client.send(b"x")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("rate", [500, 0])
+async def test_a_body_that_drips_is_ended_in_time_unless_that_is_wanted(rate: int) -> None:
+    limits = Limits(body_rate_min=rate)
+    async with proxied(timeouts=SLOW, limits=limits) as (proxy, (a,)):
+        client = await proxy.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n")
+        peer, _ = await a.request()
+        dripping = asyncio.create_task(drip(client))
+        if rate:
+            assert (await client.reply()).status == 408
+            dripping.cancel()
+            assert proxy.forwarder.refused == {"body_too_slow": 1}
+            await peer.gone()
+        else:
+            judged = proxy.forwarder.deadlines.now + 1.5
+            await eventually(lambda: proxy.forwarder.deadlines.now > judged)
+            dripping.cancel()
+            assert proxy.in_flight() == 1
+
+
+async def test_a_backend_that_takes_its_time_does_not_make_its_client_slow() -> None:
+    limits = Limits(body_rate_min=1_000_000, write_buffer_bytes=16_384)
+    timeouts = Timeouts(body_idle_timeout_s=1.0)
+    async with proxied(timeouts=timeouts, limits=limits) as (proxy, (a,)):
+        client = await proxy.client()
+        body = bytes(8_000_000)
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body)
+        client.send(head + body)
+        peer, _ = await a.request()
+        received = 0
+        started = asyncio.get_running_loop().time()
+        while received < len(body):  # slower than the client has to be
+            received += len(await peer.some())
+            if received < 4_000_000 and asyncio.get_running_loop().time() - started < 2.5:
+                await asyncio.sleep(0.02)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (await client.reply()).status == 200
