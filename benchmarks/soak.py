@@ -8,9 +8,6 @@ every few seconds. Every answer is held against what was asked for; every list, 
 change, against the backends that are there. After a warm-up it measures what the lb's processes
 hold, and at the end, with the load gone, whether they have let go of it. Exit status 1 if a
 request failed, a process was replaced, the log shows an exception, or something grew.
-
-The lb's asyncio tasks are not counted: nothing tells their number from outside. A task that
-outlives its purpose holds memory, mostly a connection too, and both are measured.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ from benchmarks.support.growth import MIN_POINTS, trend
 from benchmarks.support.outcome import Measured, Outcome, clock
 from benchmarks.support.site import Site
 from benchmarks.support.traffic import Pace, Traffic
-from benchmarks.support.watch import Held, LogWatch, connections, held, processes
+from benchmarks.support.watch import Held, LogWatch, counted, held, processes
 from lbctl.assets import initial_files
 from lbctl.cli.screen import Screen
 from lbctl.paths import write_atomically
@@ -68,6 +65,7 @@ _TOLERATED_RSS_BYTES = 4 << 20
 _TOLERATED_DESCRIPTORS = 32  # idle connections follow the number of backends
 _TOLERATED_THREADS = 0
 _TOLERATED_CONNECTIONS = 32
+_TOLERATED_TASKS = 16
 _TOLERATED_AT_REST = 4  # descriptors: the controller's own connections come and go
 
 
@@ -96,6 +94,7 @@ class _Sample:
     pids: dict[str, int]  # by process
     held: dict[str, Held]  # by process
     connections: dict[str, int]  # by side
+    tasks: dict[str, int]  # by process
 
 
 class Soak:
@@ -222,11 +221,13 @@ class Soak:
 
     def _sample(self) -> _Sample:
         pids = processes(self._stack)
+        counts = counted(self._stack)
         return _Sample(
             time.monotonic() - self._began_s,
             pids,
             {name: held(pid) for name, pid in pids.items()},
-            connections(self._stack),
+            counts.connections,
+            counts.tasks,
         )
 
     def _read_log(self) -> None:
@@ -271,6 +272,9 @@ class Soak:
             series(f"{name} rss", "bytes", _TOLERATED_RSS_BYTES, [x.rss_bytes for x in of])
             series(f"{name} descriptors", "", _TOLERATED_DESCRIPTORS, [x.descriptors for x in of])
             series(f"{name} threads", "", _TOLERATED_THREADS, [x.threads for x in of])
+        for name in samples[0].tasks:
+            values = [one.tasks.get(name, 0) for one in samples]
+            series(f"{name} tasks", "", _TOLERATED_TASKS, values)
         for side in samples[0].connections:
             values = [one.connections[side] for one in samples]
             series(f"{side} connections", "", _TOLERATED_CONNECTIONS, values)

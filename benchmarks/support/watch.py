@@ -42,11 +42,23 @@ def processes(stack: Cli) -> dict[str, int]:
     return {row["name"]: row["pid"] for row in stack.status()["processes"]}
 
 
-def connections(stack: Cli) -> dict[str, int]:
-    """Open connections of all workers, by side."""
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What the lb counts of itself."""
+
+    connections: dict[str, int]  # open, of all workers, by side
+    tasks: dict[str, int]  # of the event loops, by process
+
+
+def counted(stack: Cli) -> Counted:
     text = get(f"{stack.admin_url}/metrics")
-    found = re.findall(r'^lbctl_connections{side="(\w+)"} (\S+)$', text, re.MULTILINE)
-    return {side: int(float(value)) for side, value in found}
+    return Counted(_gauge(text, "lbctl_connections"), _gauge(text, "lbctl_asyncio_tasks"))
+
+
+def _gauge(text: str, name: str) -> dict[str, int]:
+    """The values of a metric that has one label, by that."""
+    found = re.findall(rf'^{name}{{\w+="([\w-]+)"}} (\S+)$', text, re.MULTILINE)
+    return {label: int(float(value)) for label, value in found}
 
 
 class LogWatch:

@@ -181,6 +181,7 @@ class TrafficTotals:
     backends: dict[str, BackendTraffic]
     refused: dict[str, int]  # requests the lb answered itself, by reason
     connections: dict[str, int]  # open now, by side: downstream, upstream
+    tasks: dict[str, int] = field(default_factory=dict)  # asyncio's, by process
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,12 @@ class LbCollector(Collector):
         )
         for side, count in sorted(totals.connections.items()):
             connections.add_metric([side], count)
-        yield from (refused, connections)
+        tasks = GaugeMetricFamily(
+            "lbctl_asyncio_tasks", "Tasks of a process's event loop.", labels=["process"]
+        )
+        for process, count in sorted(totals.tasks.items()):
+            tasks.add_metric([process], count)
+        yield from (refused, connections, tasks)
 
     def _of_backends(self, backends: Iterable[BackendStatus]) -> Iterator[Metric]:
         state = GaugeMetricFamily(

@@ -82,6 +82,7 @@ class _Worker:
     heard_s: float = field(default_factory=time.monotonic)
     in_flight: dict[str, int] = field(default_factory=dict)
     connections: dict[str, int] = field(default_factory=dict)
+    tasks: int = 0
 
 
 class Hub:
@@ -169,6 +170,8 @@ class Hub:
             },
             refused=total.refused,
             connections={side: connections[side] for side in ("downstream", "upstream")},
+            tasks={worker.name: worker.tasks for worker in self._workers}
+            | {"controller": len(asyncio.all_tasks())},
         )
 
     async def connected(self, count: int, deadline_s: float) -> None:
@@ -226,6 +229,7 @@ class Hub:
                 worker.in_flight.pop(backend_id, None)
         life.refused = report["refused"]
         worker.connections = report["connections"]
+        worker.tasks = report["tasks"]
         worker.revision = report["revision"]
         worker.heard_s = time.monotonic()
         await self._notify()

@@ -198,6 +198,7 @@ def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
     return {
         "revision": forwarder.revision,
         "everything": everything,
+        "tasks": len(asyncio.all_tasks()),
         "connections": {"downstream": len(forwarder.downstreams), "upstream": upstreams},
         "refused": forwarder.refused,
         "backends": backends,

@@ -88,7 +88,9 @@ class FakeTraffic:
         ]
 
     def totals(self) -> TrafficTotals:
-        return TrafficTotals(dict(self.backends), dict(self.refused), dict(self.connections))
+        return TrafficTotals(
+            dict(self.backends), dict(self.refused), dict(self.connections), {"worker-0": 4}
+        )
 
     def processes(self) -> list[Process]:
         return self.running

@@ -59,6 +59,7 @@ class ScriptedWorker:
                 "report": {
                     "revision": revision,
                     "everything": everything,
+                    "tasks": 4,
                     "connections": {"downstream": 2, "upstream": 1},
                     "refused": {"host": ok},
                     "backends": {id: counted},
