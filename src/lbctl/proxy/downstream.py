@@ -35,10 +35,8 @@ from lbctl.core.forwarding import (
     response_outlives_connection,
 )
 from lbctl.core.http1 import (
-    CHUNKED,
     HEAD_END,
     NO_BODY,
-    ChunkedBody,
     head_end,
     parse_request,
     without_empty_lines,
@@ -46,6 +44,7 @@ from lbctl.core.http1 import (
 from lbctl.core.memo import HEAD_BYTES
 from lbctl.errors import ProtocolError
 from lbctl.proxy.attempts import Attempts
+from lbctl.proxy.body import RequestBody
 
 if TYPE_CHECKING:
     from lbctl.core.http1 import Request, Response
@@ -75,9 +74,7 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_attempts",
-        "_body_bytes",
         "_buffer",
-        "_chunks",
         "_closed",
         "_connect_s",
         "_deadlines",
@@ -94,10 +91,8 @@ class Downstream(asyncio.Protocol):
         "_started",
         "_status",
         "_upstream",
-        "_window_bytes",
-        "_window_end",
         "_write_paused",
-        "body_left",
+        "body",
         "deadline",
         "origin",
         "request",
@@ -121,11 +116,7 @@ class Downstream(asyncio.Protocol):
         self.request: Request | None = None
         self._number = 0  # of the request, for its id
         self._keep_alive = True
-        self.body_left = NO_BODY  # of the request: bytes, or CHUNKED until its end was seen
-        self._body_bytes = 0  # of a chunked body, so far
-        self._window_bytes = 0  # of the body, until
-        self._window_end = 0.0
-        self._chunks: ChunkedBody | None = None
+        self.body: RequestBody | None = None  # until its end was seen
         self._outgoing = b""  # what a backend is to get first
         self._pool: Pool | None = None
         self._upstream: Upstream | None = None
@@ -167,8 +158,8 @@ class Downstream(asyncio.Protocol):
                 self._begin(request)
             else:
                 self._read_head(data)
-        elif phase is _EXCHANGE and self.body_left:
-            self._read_body(data)
+        elif phase is _EXCHANGE and self.body is not None:
+            self._read_body(self.body, data)
         elif phase is _TUNNEL:
             assert self._upstream is not None  # noqa: S101 - a tunnel has one
             self._upstream.transport.write(data)
@@ -189,7 +180,7 @@ class Downstream(asyncio.Protocol):
         elif self._phase is _TUNNEL:
             assert self._upstream is not None  # noqa: S101 - a tunnel has one
             self._upstream.end_of_input()
-        elif self.body_left and not self._status:
+        elif self.body is not None and not self._status:
             self.transport.abort()  # this request will never be complete
         return True  # whether and when to close is decided here
 
@@ -244,16 +235,10 @@ class Downstream(asyncio.Protocol):
                 self._begin(request)
                 return
             self._start(request)
-            if 0 < limits.body_limit_bytes < request.length:
-                raise ProtocolError(413, "body_too_large")
-            self.body_left = request.length
-            self._body_bytes = 0
-            self._start_window()
             self.deadline = self._deadlines.body_idle
-            if request.length == CHUNKED:
-                self._chunks = ChunkedBody(400, limits.head_limit_bytes)
+            self.body = RequestBody(forwarder, request.length)
             # What came along is checked before a backend hears of the request.
-            self._outgoing += self._check_body(data[end:])
+            self._outgoing += self._take_body(self.body, data[end:])
         except ProtocolError as error:
             self._refuse(error.status, error.reason)
             return
@@ -262,7 +247,8 @@ class Downstream(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         """A request that is complete with its head."""
         self._start(request)
-        self.deadline = self._deadlines.response
+        deadlines = self._deadlines
+        self.deadline = deadlines.silence if request.repeatable else deadlines.response
         self._dispatch()
 
     def _start(self, request: Request) -> None:
@@ -272,63 +258,36 @@ class Downstream(asyncio.Protocol):
         self._number = number = self._forwarder.next_number()
         self._outgoing = request_head(request, self.origin, number)
 
-    def _check_body(self, data: bytes) -> bytes:
+    def _take_body(self, body: RequestBody, data: bytes) -> bytes:
         """The part of `data` that belongs to the request's body; the rest is kept."""
-        if self._chunks is not None:
-            body = self._chunks.feed(data)
-            self._body_bytes += len(body)
-            if 0 < self._forwarder.limits.body_limit_bytes < self._body_bytes:
-                raise ProtocolError(413, "body_too_large")
-            if self._chunks.done:
-                self.body_left = NO_BODY
-                self._buffer = self._chunks.rest
-                self._chunks = None
-            return body
-        left = self.body_left - len(data)
-        if left >= 0:
-            self.body_left = left
-            return data
-        body, self._buffer = data[: self.body_left], data[self.body_left :]
-        self.body_left = NO_BODY
-        return body
+        part = body.feed(data)
+        if body.done:
+            self._buffer = body.rest
+            self.body = None
+        return part
 
-    def _read_body(self, data: bytes) -> None:
+    def _read_body(self, body: RequestBody, data: bytes) -> None:
         try:
-            self._check_pace(len(data))
-            body = self._check_body(data)
+            part = self._take_body(body, data)
         except ProtocolError as error:
             self._abort_upstream()
             self._refuse(error.status, error.reason)
             return
         assert self._upstream is not None  # noqa: S101 - the phase is EXCHANGE
-        self._upstream.transport.write(body)
+        self._upstream.transport.write(part)
         self._outgoing = b""
         self._touch_body()
 
-    def _check_pace(self, size: int) -> None:
-        """A client may be slow, but not as slow as it likes: its body holds a backend."""
-        deadlines, forwarder = self._deadlines, self._forwarder
-        self._window_bytes += size
-        if deadlines.now < self._window_end:
-            return
-        window_s = forwarder.timeouts.body_idle_timeout_s
-        if self._window_bytes < forwarder.limits.body_rate_min * window_s:
-            raise ProtocolError(408, "body_too_slow")
-        self._start_window()
-
-    def _start_window(self) -> None:
-        self._window_end = self._deadlines.body_idle
-        self._window_bytes = 0
-
     def read_on(self) -> None:
         """Called by Upstream: the backend takes more again. The wait was not the client's."""
-        self._start_window()
+        if self.body is not None:
+            self.body.start_window()
         self.transport.resume_reading()
 
     def _touch_body(self) -> None:
         """A body moved on: its clock starts again."""
         if self._phase is _EXCHANGE:
-            waiting = not self.body_left and not self._status
+            waiting = self.body is None and not self._status
             deadlines = self._deadlines
             self.deadline = deadlines.response if waiting else deadlines.body_idle
 
@@ -352,7 +311,7 @@ class Downstream(asyncio.Protocol):
             self._exchange(upstream)
             return
         self._phase = _CONNECT
-        if self.body_left:
+        if self.body is not None:
             self.transport.pause_reading()
         self._forwarder.connect(pool, self)
 
@@ -362,7 +321,7 @@ class Downstream(asyncio.Protocol):
             upstream.pool.release(upstream, self._deadlines.upstream_idle)
             return
         self._connect_s += duration_s
-        if self.body_left:
+        if self.body is not None:
             self.transport.resume_reading()
         else:
             self._wait_for_head()
@@ -421,7 +380,7 @@ class Downstream(asyncio.Protocol):
         self._answering(response)
         if self._keep_alive:
             bounded = response_outlives_connection(response, minor)
-            self._keep_alive = bounded and not self.body_left and not self._forwarder.draining
+            self._keep_alive = bounded and self.body is None and not self._forwarder.draining
         head = response_head(response, minor=minor, keep_alive=self._keep_alive)
         if self._forwarder.router.sticky:
             head = self._with_cookie(head)
@@ -526,7 +485,7 @@ class Downstream(asyncio.Protocol):
             self._end_connection(discard=False)
         elif phase in (_LINGER, _TUNNEL) or self._status:
             self.abort()
-        elif self.body_left and upstream is not None and not upstream.clogged:
+        elif self.body is not None and upstream is not None and not upstream.clogged:
             self._abort_upstream()
             self._refuse(408, "body_timeout")
         elif not self._goes_on():
@@ -582,7 +541,7 @@ class Downstream(asyncio.Protocol):
         if self._status:
             self.abort()
             return
-        self._keep_alive = keep_alive and not self.body_left and not forwarder.draining
+        self._keep_alive = keep_alive and self.body is None and not forwarder.draining
         answer = own_response(
             status,
             reason.replace("_", " "),
@@ -597,11 +556,10 @@ class Downstream(asyncio.Protocol):
 
     def _end_request(self) -> None:
         refused_head = self._phase is _HEAD
-        unread = bool(self.body_left or (self._buffer and not self._eof))
+        unread = bool(self.body or (self._buffer and not self._eof))
         self.request = None
-        self._chunks = None
         self._outgoing = b""
-        self.body_left = NO_BODY
+        self.body = None
         self._status = 0
         self._sent_bytes = 0
         self._started = 0.0

@@ -103,7 +103,7 @@ class Upstream(asyncio.Protocol):
                     known is not None
                     and request is not None
                     and request.simple
-                    and not downstream.body_left
+                    and downstream.body is None
                     and known.length == len(data) - end
                     and not (self._buffer or self._paused or self.clogged)
                 ):
@@ -253,7 +253,7 @@ class Upstream(asyncio.Protocol):
         self._leave()
         self.resume()
         self.served += 1
-        if reusable and not downstream.body_left and not self.clogged:
+        if reusable and downstream.body is None and not self.clogged:
             self.pool.release(self, self.forwarder.deadlines.upstream_idle)
         else:
             self.transport.close()

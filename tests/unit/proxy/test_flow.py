@@ -123,7 +123,7 @@ async def test_a_client_paused_by_a_backend_is_read_again_after_an_early_answer(
             await asyncio.sleep(0.001)
         # One segment, so that it is read in one piece: the pause comes after the last byte.
         client.send(b"6000\r\n" + b"x" * 0x6000 + b"\r\n0\r\n\r\n")
-        await eventually(lambda: upstream.clogged and not downstream.body_left)
+        await eventually(lambda: upstream.clogged and downstream.body is None)
         peer.send(OK)
         assert (await client.reply()).status == 200
         await client.get("/next")

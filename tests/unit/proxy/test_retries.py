@@ -40,6 +40,23 @@ async def test_a_silent_backend_is_left_and_the_answer_comes_from_another() -> N
         assert proxy.suspects == [f"id-{name}"]
 
 
+async def test_so_is_one_that_falls_silent_on_a_connection_that_was_in_use() -> None:
+    async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+        client = await proxy.client()
+        proxy.route(a)
+        await client.get("/")
+        hung, _ = await a.request()
+        hung.send(OK)
+        await client.reply()
+        await client.get("/")  # the very same bytes: the short way
+        await hung.head()
+        proxy.route(a, b)
+        peer, _ = await b.request()
+        peer.send(OK)
+        assert (await client.reply()).body == b"ok"
+        assert proxy.pool(a).retries == {"silent": 1}
+
+
 async def test_a_slow_page_of_a_backend_that_talks_is_not_asked_for_twice() -> None:
     async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
         slow, fast = await proxy.client(), await proxy.client()
