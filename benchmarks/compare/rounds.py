@@ -38,7 +38,9 @@ class Measurer:
         """wrk's, for `scenario` against this proxy."""
         script = self._directory / f"{scenario.name}.lua"
         if not script.exists():
-            text = wrk.script(method=scenario.method, body_bytes=scenario.body_bytes)
+            text = wrk.script(
+                method=scenario.method, body_bytes=scenario.body_bytes, varied=scenario.varied
+            )
             script.write_text(text, encoding="utf-8")
         target, _ = running.own.get(scenario.target, (scenario.target, b""))
         url = f"http://{running.listens}{target}"

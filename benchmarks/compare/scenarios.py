@@ -10,6 +10,7 @@ class Scenario:
     """One kind of load: `connections` clients who each wait for an answer and ask again.
 
     `close`: with a new connection for every request. `bulk`: bytes a second are what counts.
+    `varied`: no two requests are alike, so that nothing can be remembered.
     """
 
     name: str
@@ -20,10 +21,13 @@ class Scenario:
     body_bytes: int = 0
     close: bool = False
     bulk: bool = False
+    varied: bool = False
 
 
 SCENARIOS = (
     Scenario("small", "45 bytes, keep-alive, 64 connections", "/list.txt"),
+    Scenario("varied", "45 bytes, keep-alive, 64 connections, every request another URL",
+             "/list.txt", varied=True),
     Scenario("64k", "64 KiB, keep-alive, 64 connections", "/64k.bin"),
     Scenario("10m", "10 MiB, keep-alive, 16 connections", "/10m.bin", connections=16, bulk=True),
     Scenario(

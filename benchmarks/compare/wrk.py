@@ -40,9 +40,18 @@ class Load:
     errors: dict[str, int] = field(default_factory=dict)
 
 
-def script(*, method: str = "GET", body_bytes: int = 0) -> str:
-    """The Lua that makes the requests (all the same, so made once) and the report."""
-    lines = []
+_VARIED = """\
+local number = 0
+request = function()
+  number = number + 1
+  return wrk.format(nil, wrk.path .. "?" .. number)
+end
+"""
+
+
+def script(*, method: str = "GET", body_bytes: int = 0, varied: bool = False) -> str:
+    """The Lua that makes the requests (made once, where they are all the same) and the report."""
+    lines = [_VARIED] if varied else []
     if method != "GET":
         lines.append(f'wrk.method = "{method}"')
     if body_bytes:

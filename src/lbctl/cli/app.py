@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lbctl import __version__, paths
-from lbctl.cli.options import NumberCommand, OrderedGroup, leaves
+from lbctl.cli.options import NumberCommand, OrderedGroup, every_leaf, leaves
 from lbctl.cli.session import INTERRUPTED_STATUS, Session
 from lbctl.config import LEAVES
 from lbctl.errors import LbctlError, UsageError
@@ -27,6 +27,10 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _FAILED_STATUS = 1
 _USAGE_STATUS = 2
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_EVERY_FLAG = (
+    "Every other setting of docs/configuration.md is a flag too: --balance p2c, "
+    "--connect-timeout-s 1 ..."
+)
 
 
 def main() -> None:
@@ -95,13 +99,13 @@ def lbctl(session: Session) -> None:
       lbctl status --watch     who is in rotation, and why the others are not
       lbctl down               end and remove everything
 
-    Every setting is also a variable LBCTL_<NAME> and a key of ./lbctl.toml. Exit status: 0 done,
-    1 failed, 2 wrong usage, 3 the machine lacks something.
+    Every setting is a flag of `up`, a variable LBCTL_<NAME> and a key of ./lbctl.toml. Exit
+    status: 0 done, 1 failed, 2 wrong usage, 3 the machine lacks something.
     """
 
 
-@lbctl.command("up")
-@leaves(
+@lbctl.command("up", epilog=_EVERY_FLAG)
+@every_leaf(
     "replicas", "port", "bind", "admin_port", "runtime", "workers", "lb_image", "backend_image",
     "access_log",
 )  # fmt: skip
@@ -186,8 +190,8 @@ def doctor_command(session: Session, **flags: str | None) -> None:
     session.run(doctor.doctor(session, session.configure(**flags)))
 
 
-@lbctl.command("serve")
-@leaves("runtime", "bind", "port", "admin_bind", "admin_port", "workers", "access_log")
+@lbctl.command("serve", epilog=_EVERY_FLAG)
+@every_leaf("runtime", "bind", "port", "admin_bind", "admin_port", "workers", "access_log")
 @_common
 def serve_command(session: Session, **flags: str | None) -> None:
     """What runs in the lb container; `lbctl up` starts it.

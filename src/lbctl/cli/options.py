@@ -11,30 +11,55 @@ from lbctl.config import LEAVES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lbctl.config import Leaf
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def leaves(*names: str) -> Callable[[F], F]:
+def leaves(*names: str, hidden: bool = False) -> Callable[[F], F]:
     """One option a leaf, which stays None where it is not given.
 
     Values pass through as text: `config.load` merges them with file and environment, and
-    checks all three alike.
+    checks all three alike. Help does not list those that are `hidden`.
     """
 
     def decorate(function: F) -> F:
         for name in reversed(names):
             leaf = LEAVES[name]
             default = f"  [{leaf.default}]" if leaf.default not in ("", 0) else ""
-            metavar = "|".join(leaf.choices) or {int: "N", float: "SECONDS"}.get(leaf.kind, "TEXT")
             function = click.option(
-                f"--{name.replace('_', '-')}",
+                flag(name),
                 name,
-                metavar=metavar,
+                metavar=_metavar(leaf),
                 help=f"{leaf.help}{default}",
+                hidden=hidden,
             )(function)
         return function
 
     return decorate
+
+
+def every_leaf(*shown: str) -> Callable[[F], F]:
+    """One option a leaf but the project's, which every command has. Help lists those `shown`
+    and stays readable; docs/configuration.md has them all.
+    """
+    others = [name for name in LEAVES if name not in (*shown, "project")]
+
+    def decorate(function: F) -> F:
+        return leaves(*shown)(leaves(*others, hidden=True)(function))
+
+    return decorate
+
+
+def flag(name: str) -> str:
+    """The option that sets a leaf."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _metavar(leaf: Leaf) -> str:
+    if leaf.kind is float:
+        return "SECONDS" if leaf.name.endswith("_s") else "NUMBER"
+    return "|".join(leaf.choices) or ("N" if leaf.kind is int else "TEXT")
 
 
 class OrderedGroup(click.Group):

@@ -18,8 +18,12 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from lbctl.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from lbctl.core.memo import Memo
 
 NO_BODY = 0
 CHUNKED = -1
@@ -31,9 +35,10 @@ _SAYS_KEEP_ALIVE = b"\r\nConnection: keep-alive\r\n"
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 
-_REQUEST = re.compile(
-    rb"(" + _TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" + _FIELDS
-).fullmatch
+_REQUEST_LINE = re.compile(
+    rb"(" + _TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n"
+).match
+_FIELD_BLOCK = re.compile(_FIELDS).fullmatch
 _RESPONSE = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*+)?+\r\n" + _FIELDS
 ).fullmatch
@@ -211,23 +216,41 @@ def _too_long(data: bytes, limit_bytes: int) -> ProtocolError:
     return ProtocolError(431, "head_too_large")
 
 
-def parse_request(raw: bytes, limit_fields: int) -> Request:
+def parse_request(raw: bytes, limit_fields: int, hosts: Memo[bytes] | None = None) -> Request:
     """Read one whole request head, `raw` ending with its empty line.
+
+    A client that asks for one thing after the other sends the same fields with another first
+    line. `hosts` remembers blocks of fields that need no thought, by their bytes, with the host
+    they name: they are not looked at twice.
 
     Raises ProtocolError with the status for the client: 400, 431, 501 or 505.
     """
-    match = _REQUEST(raw)
+    match = _REQUEST_LINE(raw)
     if match is None:
         raise _why_no_request(raw)
-    if raw.count(b"\r\n") > limit_fields + 2:
-        raise ProtocolError(431, "too_many_fields")
     method, target, minor = match.groups()
+    block = raw[match.end() :]
+    host = hosts.get(block) if hosts is not None else None
+    if host is None:
+        if not _FIELD_BLOCK(block):
+            raise _why_no_request(raw)
+        if block.count(b"\r\n") > limit_fields + 1:
+            raise ProtocolError(431, "too_many_fields")
+        host = _host_of_plain_fields(raw)
+        if host is not None and hosts is not None:
+            hosts.keep(block, host)
+    if host is None or minor != b"1" or target[0] != 0x2F or method == b"CONNECT":
+        return _careful_request(raw, method, target, int(minor))
+    return Request(raw, method, target, 1, host)
+
+
+def _host_of_plain_fields(raw: bytes) -> bytes | None:
+    """The value of Host, if that is the one field that needs thought, and is clear."""
     thought = _THOUGHT_REQUEST(raw)
-    if len(thought) == 1 and minor == b"1" and target[0] == 0x2F and method != b"CONNECT":
-        name, host = thought[0]
-        if name and _HOST_VALUE(host):
-            return Request(raw, method, target, 1, host)
-    return _careful_request(raw, method, target, int(minor))
+    if len(thought) != 1:
+        return None
+    name, host = thought[0]
+    return host if name and _HOST_VALUE(host) else None
 
 
 def _why_no_request(raw: bytes) -> ProtocolError:

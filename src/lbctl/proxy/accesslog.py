@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from time import perf_counter, time
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ _BATCH = 64
 _TARGET_LIMIT = 2048
 """Characters of a target that are logged: a line has to fit into a pipe in one piece."""
 _ALWAYS_LOGGED = 500
+_AS_IT_IS = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*+").fullmatch
 _NOTHING_READ = '"method": null, "target": null'
 
 Entry = tuple[
@@ -98,7 +100,10 @@ class AccessLog:
 
 
 def _asked(request: Request) -> str:
-    method = json.dumps(request.method.decode("latin-1"))
-    target = json.dumps(request.target[:_TARGET_LIMIT].decode("latin-1"))
-    request.logged = f'"method": {method}, "target": {target}'
+    method = request.method.decode("latin-1")
+    target = request.target[:_TARGET_LIMIT].decode("latin-1")
+    # Nearly all are as they stand in JSON, and looking costs a tenth of quoting.
+    if not _AS_IT_IS(method + target):
+        method, target = json.dumps(method)[1:-1], json.dumps(target)[1:-1]
+    request.logged = f'"method": "{method}", "target": "{target}"'
     return request.logged

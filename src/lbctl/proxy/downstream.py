@@ -228,7 +228,9 @@ class Downstream(asyncio.Protocol):
             raw = data if end == len(data) else data[:end]
             request = forwarder.known_request(raw)
             if request is None:
-                request = self.request = parse_request(raw, limits.head_limit_fields)
+                request = self.request = parse_request(
+                    raw, limits.head_limit_fields, forwarder.known_hosts
+                )
                 forwarder.admit(request, self.origin)
             if request.length == NO_BODY:
                 self._buffer = data[end:]

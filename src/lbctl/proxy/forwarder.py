@@ -76,6 +76,7 @@ class Forwarder:
         )
         self._requests: Memo[Request] = Memo()
         self.known_request = self._requests.get
+        self.known_hosts: Memo[bytes] = Memo()
         self.known_responses: Memo[Response] = Memo()
         self.known_response = self.known_responses.get
         self._origins: dict[str, Origin] = {}

@@ -26,6 +26,7 @@ from lbctl.core.http1 import (
     parse_response,
     without_empty_lines,
 )
+from lbctl.core.memo import Memo
 from lbctl.errors import ProtocolError
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -577,3 +578,37 @@ def test_nor_out_of_any_bytes(data: bytes) -> None:
         parse_response(data + b"\r\n\r\n", b"GET", 10)
     with suppress(ProtocolError):
         ChunkedBody(400, 50).feed(data)
+
+
+# What was read before.
+
+_BLOCKS = st.lists(
+    st.sampled_from(
+        [b"Host: h", b"Host: ", b"Host: a b", b"Accept: x", b"Connection: close", b"TE: x", b"bad",
+         b"Content-Length: 3", b"Host:\th", b"X-Forwarded-For: y"]
+    ),
+    max_size=3,
+)  # fmt: skip
+_LINES = st.sampled_from(
+    [b"GET /1 HTTP/1.1", b"POST /2 HTTP/1.1", b"GET /3 HTTP/1.0", b"CONNECT h:1 HTTP/1.1",
+     b"OPTIONS * HTTP/1.1", b"GET http://h/4 HTTP/1.1", b"GET * HTTP/1.1", b"GET  /5 HTTP/1.1"]
+)  # fmt: skip
+
+
+def _reading(raw: bytes, hosts: Memo[bytes] | None) -> object:
+    try:
+        request = parse_request(raw, 100, hosts)
+    except ProtocolError as error:
+        return error.status, error.reason
+    names = ("raw", "method", "target", "minor", "host", "length", "keep_alive", "plain", "fields")
+    return [getattr(request, name) for name in (*names, "repeatable", "simple", "upgrade")]
+
+
+@given(st.lists(st.tuples(_LINES, _BLOCKS), min_size=2, max_size=8))
+def test_a_block_of_fields_that_was_met_before_is_read_the_same(
+    heads: list[tuple[bytes, list[bytes]]],
+) -> None:
+    hosts: Memo[bytes] = Memo()
+    for line, block in heads + [(line, block) for line, _ in heads for _, block in heads]:
+        raw = b"\r\n".join([line, *block, b"", b""])
+        assert _reading(raw, hosts) == _reading(raw, None)
