@@ -1,10 +1,11 @@
 #!/bin/sh
 # Compiles CPython into /usr/local on alpine:3.10.
-# Usage: build-python.sh VERSION SHA256
+# Usage: build-python.sh VERSION SHA256 [OPTION_OF_CONFIGURE...]
 set -eux
 
 version=$1
 sha256=$2
+shift 2
 
 apk add --no-cache gcc libc-dev make linux-headers libffi-dev openssl-dev zlib-dev sqlite-dev \
     xz-dev bzip2-dev
@@ -17,7 +18,7 @@ cd "Python-$version"
 
 # musl gives threads 128 kB of stack, too little for deep Python calls: 1 MB instead.
 ./configure --prefix=/usr/local --disable-test-modules --with-ensurepip=no \
-    LDFLAGS='-Wl,-z,stack-size=0x100000'
+    LDFLAGS='-Wl,-z,stack-size=0x100000' "$@"
 make -j"$(getconf _NPROCESSORS_ONLN)"
 make install
 
