@@ -11,7 +11,7 @@ PEERS  := build/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up scale status down test check bench lock clean
+.PHONY: help install up scale status down test check bench soak storm reference lock clean
 
 help: ## what there is to make
 	@echo 'make ...'
@@ -24,7 +24,7 @@ $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "lbctl needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 | tail -n 1): install one, or make PYTHON=python3.13 ..." >&2; exit 3; }
 	@echo 'installing into $(VENV)'
-	@$(PYTHON) -m venv --clear $(VENV) || { \
+	@$(PYTHON) -m venv $(VENV) || { \
 	  echo 'this Python cannot make a virtual environment (Debian: apt-get install python3-venv)' >&2; exit 3; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -60,9 +60,19 @@ $(PEERS)/.ready: requirements/bench.txt
 	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+soak: install ## an hour of mixed load while backends come and go: make soak ARGS=2m
+	@$(BIN)/python -m benchmarks.soak $(or $(ARGS),1h)
+
+storm: install ## mutated requests against a running proxy: make storm ARGS=1000000
+	@$(BIN)/python -m benchmarks.storm $(ARGS)
+
+reference: install ## docs/configuration.md, from src/lbctl/config.py
+	@$(BIN)/python -m lbctl.cli.reference > docs/configuration.md
+
 lock: ## new versions of the dependencies, for every Python from 3.11 on
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet '$(UV)'
-	@for part in 'runtime pyproject.toml' 'dev pyproject.toml --group=dev' 'bench --group=bench'; do \
+	@for part in 'runtime pyproject.toml' 'dev pyproject.toml --group=dev' 'bench --group=bench' \
+	  'fuzz --group=fuzz'; do \
 	  set -- $$part; name=$$1; shift; \
 	  echo "# Locked: \`make lock\` writes this file." > requirements/$$name.txt; \
 	  build/lock/bin/uv pip compile "$$@" --upgrade --universal --python-version 3.11 \

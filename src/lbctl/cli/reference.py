@@ -55,9 +55,9 @@ A value that cannot be meant ends the command with exit status 2 and one line th
 So does a key in the file that is no setting. A variable of another name is ignored.
 
 `lbctl up` brings a running stack to the settings it is given, and those not given to their
-defaults. Keep them in the file, or give the same ones again. Where they differ from those of the
-running lb, it is started anew, which breaks the connections it has.
-With Compose, set variables where Compose runs; `compose.yaml` passes them on.
+defaults; only the number of backends stays. So keep them in the file, or give the same ones again.
+Where they differ from those of the running lb, it is started anew, which breaks the connections it
+has. With Compose, set variables where Compose runs; `compose.yaml` passes them on.
 
 Four variables are no settings. `LBCTL_CONFIG` names the file. `LBCTL_STATE_DIR` is where stacks on
 the local runtime keep their files. `LBCTL_DEBUG=1` is `--debug`, `LBCTL_BUILD=1` is `lbctl up

@@ -539,6 +539,8 @@ class Downstream(asyncio.Protocol):
         """Answer ourselves; unless told otherwise the connection ends with it."""
         forwarder = self._forwarder
         forwarder.refused[reason] += 1
+        if self.request is None:
+            self._number = forwarder.next_number()  # its id in the log; nobody else has seen it
         self._settle()
         if self._status:
             self.abort()

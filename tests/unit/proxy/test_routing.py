@@ -115,10 +115,19 @@ async def test_a_cookie_brings_a_client_back_until_its_backend_is_gone() -> None
         assert moved.fields[b"set-cookie"] != first.fields[b"set-cookie"]
 
 
+def been_there(proxy: Proxy, age_s: float) -> None:
+    """Make everybody so much older."""
+    router, now = proxy.forwarder.router, proxy.forwarder.loop.time()
+    pools = [pool for pool in proxy.forwarder.pools.values() if pool.routed]
+    router.update([], now - age_s)
+    router.update(pools, now - age_s)
+
+
 async def test_a_newcomer_starts_with_little_and_the_first_ones_with_everything() -> None:
     async with serving("abc", Balancing(slow_start_s=3600)) as (proxy, named):
-        proxy.route(named["a"], named["b"])
         pools = proxy.forwarder.pools
+        been_there(proxy, 7200)
+        proxy.route(named["a"], named["b"])
         proxy.route(*named.values())
         weights = {name: proxy.pool(one).weight for name, one in named.items()}
         # All three came as the first of an empty pool; c left and comes back as a newcomer.
@@ -133,6 +142,7 @@ async def test_a_newcomer_starts_with_little_and_the_first_ones_with_everything(
 async def test_and_grows() -> None:
     async with serving("ab", Balancing(slow_start_s=1.0)) as (proxy, named):
         proxy.route(named["a"])
+        been_there(proxy, 2)
         proxy.route(named["a"], named["b"])
         pool = proxy.pool(named["b"])
         assert pool.weight < 0.5

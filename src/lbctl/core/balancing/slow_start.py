@@ -24,16 +24,17 @@ def ramp(age_s: float, period_s: float, least: float = LEAST) -> float:
 class SlowStart(Generic[T]):
     """Who is still on the way to full weight.
 
-    The first members of an empty pool start at once: somebody has to do all of the work. Its
-    truth is false while nobody ramps, so that a full pool costs one look.
+    While nobody has been there for a whole period, newcomers start at once: in a new pool
+    somebody has to do all of the work, and none of them is warmer than the others. Its truth is
+    false while nobody ramps, so that a full pool costs one look.
     """
 
-    __slots__ = ("_period_s", "_present", "_started")
+    __slots__ = ("_period_s", "_since", "_started")
 
     def __init__(self, period_s: float) -> None:
         """`period_s`: of a ramp; 0 for none."""
         self._period_s = period_s
-        self._present: frozenset[T] = frozenset()
+        self._since: dict[T, float] = {}  # all members, and when they came
         self._started: dict[T, float] = {}
 
     def __bool__(self) -> bool:
@@ -44,10 +45,11 @@ class SlowStart(Generic[T]):
 
         The newcomers among them start here: ask factors() next.
         """
-        before, self._present = self._present, frozenset(members)
-        self._started = {one: at for one, at in self._started.items() if one in self._present}
-        if before and self._period_s > 0:
-            self._started |= dict.fromkeys(self._present - before, now)
+        before = self._since
+        self._since = {one: before.get(one, now) for one in members}
+        self._started = {one: at for one, at in self._started.items() if one in self._since}
+        if any(now - since >= self._period_s > 0 for since in self._since.values()):
+            self._started |= {one: now for one in members if one not in before}
 
     def factors(self, now: float) -> dict[T, float]:
         """What to multiply the weight of each one on its way by; those who have arrived are in

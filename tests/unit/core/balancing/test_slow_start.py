@@ -58,10 +58,21 @@ def test_newcomers_ramp_and_the_others_do_not() -> None:
     assert not starting
 
 
-def test_who_leaves_on_the_way_is_forgotten_and_starts_anew() -> None:
+def test_in_a_new_pool_who_comes_a_little_later_starts_at_once_too() -> None:
     starting: SlowStart[str] = SlowStart(10)
     starting.update("a", 0)
+    starting.update("ab", 0.01)
+    starting.update("abc", 9.9)
+    assert not starting
+    starting.update("abcd", 10.0)  # a is warm now
+    assert starting.factors(10.0) == {"d": pytest.approx(0.1)}
+
+
+def test_who_leaves_on_the_way_is_forgotten_and_starts_anew() -> None:
+    starting: SlowStart[str] = SlowStart(10)
+    starting.update("a", -10)
     starting.update("ab", 0)
+    assert starting
     starting.update("a", 5)
     assert not starting
     starting.update("ab", 6)
@@ -74,7 +85,7 @@ def test_the_share_of_a_ramping_one() -> None:
     members = [*old, newcomer]
     starting: SlowStart[Server] = SlowStart(10)
     balancer: WeightedRoundRobin[Server] = WeightedRoundRobin()
-    starting.update(old, 0)
+    starting.update(old, -10)
     balancer.update(old)
     starting.update(members, 0)
     balancer.update(members)
