@@ -80,11 +80,17 @@ class Timeouts:
 class Limits:
     """What a worker takes before it says no."""
 
-    head_limit_bytes: int = _leaf(32_768, "of a request or response head; then 431", low=256)
+    head_limit_bytes: int = _leaf(
+        32_768, "of a head; then 414 or 431, and 502 where it is a response's", low=256
+    )
     head_limit_fields: int = _leaf(100, "fields of a head; then 431", low=1)
-    connections_per_worker: int = _leaf(10_000, "clients at a time", low=1)
+    connections_per_worker: int = _leaf(
+        10_000, "clients at a time; more wait in the kernel's queue", low=1
+    )
     write_buffer_bytes: int = _leaf(
-        65_536, "waiting for a slow reader before its sender is paused", low=1024
+        65_536,
+        "waiting for a slow reader before its sender is paused; each takes that much memory twice",
+        low=1024,
     )
     idle_upstreams_per_backend: int = _leaf(256, "kept open, a worker", low=0)
     body_limit_bytes: int = _leaf(
@@ -131,7 +137,10 @@ class Balancing:
         "ip", "what consistent-hash hashes: ip, header:NAME or cookie:NAME", check=key_from
     )
     hash_load: float = _leaf(
-        1.25, "times its fair share is the most a backend gets by hash", low=1.01, high=100
+        1.25,
+        "times its fair share is the most a backend gets by hash; near 1 keys stray",
+        low=1.01,
+        high=100,
     )
     sticky_cookie: str = _leaf(
         "",

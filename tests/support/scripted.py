@@ -269,6 +269,8 @@ class Proxy:
         self.socket.close()
         # Whatever a test did, nothing may be left in flight.
         assert [pool.in_flight for pool in self.forwarder.pools.values() if pool.in_flight] == []
+        assert self.forwarder.live == 0
+        assert self.forwarder.budget.active == 0
 
 
 def loopback(receive_buffer_bytes: int = 0) -> socket.socket:

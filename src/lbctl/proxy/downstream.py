@@ -189,6 +189,7 @@ class Downstream(asyncio.Protocol):
         self._forwarder.left(self)
         self._abort_upstream()
         self._settle()
+        self._end_attempts()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -306,6 +307,7 @@ class Downstream(asyncio.Protocol):
         self._pool = pool
         pool.in_flight += 1
         pool.changed = True
+        self._forwarder.live += 1
         # After a connection was lost, only a new one is known not to be stale as well.
         fresh = self._attempts is not None and self._attempts.repeats
         upstream = None if fresh else pool.take()
@@ -569,9 +571,7 @@ class Downstream(asyncio.Protocol):
         self._started = 0.0
         self._connect_s = 0.0
         self._first_byte_s = 0.0
-        if self._attempts is not None:
-            self._attempts.close()
-            self._attempts = None
+        self._end_attempts()
         if self._keep_alive and (self._buffer or not self._eof):
             self._phase = _HEAD
             self.deadline = self._deadlines.client_idle
@@ -580,6 +580,11 @@ class Downstream(asyncio.Protocol):
                 self._forwarder.loop.call_soon(self._next_request)
         else:
             self._end_connection(discard=unread or refused_head)
+
+    def _end_attempts(self) -> None:
+        if self._attempts is not None:
+            self._attempts.close()
+            self._attempts = None
 
     def _next_request(self) -> None:
         if self._phase is not _HEAD or self._closed or not self._buffer:
@@ -616,6 +621,7 @@ class Downstream(asyncio.Protocol):
         self._pool = None
         pool.in_flight -= 1
         pool.changed = True
+        self._forwarder.live -= 1
         if self._status:
             ended = perf_counter()
             pool.record(self._status, ended - self._started)

@@ -69,7 +69,8 @@ class Forwarder:
         self.pools: dict[str, Pool] = {}
         self.refused: Counter[str] = Counter()
         self.downstreams: set[Downstream] = set()
-        self.router = Router(config.balancing, first_turn)
+        self.live = 0  # requests that are with a backend, of all pools
+        self.router = Router(config.balancing, first_turn, lambda: self.live)
         self.pick = self.router.pick
         self.budget = RetryBudget(
             config.retrying.retry_budget_percent, config.retrying.retry_budget_min
@@ -138,7 +139,7 @@ class Forwarder:
         """Take one request's share of the retry budget, if there is room; give it back with
         budget.end().
         """
-        return self.budget.begin(sum(pool.in_flight for pool in self.pools.values()))
+        return self.budget.begin(self.live)
 
     def suspect(self, pool: Pool) -> None:
         """Live traffic failed on a backend; the control plane should look at it now."""

@@ -18,7 +18,7 @@ from lbctl.core.balancing.slow_start import SlowStart
 from lbctl.core.balancing.sticky import StickyTable, cookie_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lbctl.config import Balancing
     from lbctl.core.http1 import Request
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 
 class Router:
-    """Chooses among the pools in rotation. `start`: where this worker's turns begin."""
+    """Chooses among the pools in rotation.
 
-    def __init__(self, config: Balancing, start: int) -> None:
+    `start`: where this worker's turns begin. `live()`: its requests under way.
+    """
+
+    def __init__(self, config: Balancing, start: int, live: Callable[[], int]) -> None:
+        self._live = live
         self._policy = self._make_policy(config, start)
         self._slow_start: SlowStart[Pool] = SlowStart(config.slow_start_s)
         self._key = key_from(config.hash_key) if config.balance == "consistent-hash" else None
@@ -45,11 +49,8 @@ class Router:
         if config.balance == "p2c":
             return TwoChoices(random.random)
         if config.balance == "consistent-hash":
-            return ConsistentHash(self._in_flight, bound=config.hash_load, start=start)
+            return ConsistentHash(self._live, bound=config.hash_load, start=start)
         return WeightedRoundRobin(start)
-
-    def _in_flight(self) -> int:
-        return sum(pool.in_flight for pool in self._pools)
 
     @property
     def sticky(self) -> bool:
