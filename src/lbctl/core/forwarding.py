@@ -82,6 +82,7 @@ def request_head(request: Request, origin: Origin, number: int) -> bytes:
 def _prepared(request: Request, origin: Origin) -> bytes:
     start = request.raw[:-2] if request.plain else _written(request, origin)
     request.forwarded = b"%bX-Forwarded-Host: %b\r\n" % (start, request.host)
+    request.release_fields()
     return request.forwarded
 
 

@@ -144,10 +144,12 @@ class Request:
 
     @property
     def fields(self) -> Fields:
-        """Lower-case names, values without outer white space. Read when first asked for."""
-        if self._fields is None:
-            self._fields = _split(self.raw)
-        return self._fields
+        """Lower-case names, values without outer white space."""
+        return _split(self.raw) if self._fields is None else self._fields
+
+    def release_fields(self) -> None:
+        """Read them again when they are asked for: they take ten times the room of `raw`."""
+        self._fields = None
 
 
 class Response:
@@ -359,6 +361,7 @@ def upgrade_protocols(fields: Fields) -> frozenset[bytes]:
         for name, value in fields
         if name == b"upgrade"
         for protocol in value.split(b",")
+        if protocol.strip(b" \t")
     )
 
 

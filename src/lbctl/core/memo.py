@@ -20,7 +20,7 @@ class Memo(dict[bytes, M]):
     """Messages by the bytes of their heads; look up with `get`.
 
     Bounded: long heads are not kept, and a full memo starts anew, which costs less than
-    remembering who was used last. At most 4 MiB with its keys.
+    remembering who was used last. At most some 6 MiB, with what was written for each head.
     """
 
     __slots__ = ("_closed",)

@@ -123,6 +123,8 @@ class Origin:
         said = _joined(request.fields, b"x-forwarded-for").decode("latin-1")
         client = self.ip
         for part in reversed(said.split(",")):
+            if "%" in part:  # a scope may be any text, and is nobody's but the sender's
+                break
             try:
                 client = str(ip_address(part.strip()))
             except ValueError:

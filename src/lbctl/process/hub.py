@@ -218,7 +218,7 @@ class Hub:
         life = self._lives.setdefault(worker.life, _Life())
         for backend_id, counted in report["backends"].items():
             known = life.backends.get(backend_id)
-            if known is not None and sum(counted["codes"]) < sum(known["codes"]):
+            if known is not None and counted["pool"] != known.get("pool", counted["pool"]):
                 # The worker had forgotten a backend that came back.
                 self._bury(_Life({backend_id: known}))
             life.backends[backend_id] = counted

@@ -36,6 +36,7 @@ _log = logging.getLogger("lbctl.worker")
 
 _REPORT_INTERVAL_S = 0.25
 _RECONNECT_S = 0.1
+_TURNS_TO_END = 4
 _EVERYTHING_EVERY = 40
 """Every so many reports all counters are sent, not only those that moved."""
 
@@ -94,13 +95,16 @@ async def _run(seat: Seat) -> None:
     for one in seat.sockets:
         one.close()
     await forwarder.drain(seat.config.control.drain_timeout_s)
-    link.report_soon()
-    await asyncio.sleep(0)
+    forwarder.close()
+    for _ in range(_TURNS_TO_END):  # for connection_lost() of the last ones, and the last report
+        await asyncio.sleep(0)
+        link.report_soon()
+    if access_log is not None:
+        access_log.flush()
     for task in (talking, beating):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    forwarder.close()
 
 
 async def _beat(others: object) -> None:
@@ -189,6 +193,7 @@ def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
             pool.changed = False
             backends[pool.backend.id] = {
                 "name": pool.backend.name,
+                "pool": pool.number,
                 "codes": pool.codes,
                 "buckets": pool.buckets,
                 "duration_sum_s": pool.duration_sum_s,

@@ -49,7 +49,7 @@ class Attempts:
         self._refusals += 1
         if self._refusals > self._forwarder.retries.connect_retries:
             return None
-        return self._next()
+        return self._take(self._another())
 
     def after_loss(self, pool: Pool, *, stale: bool) -> Pool | None:
         """The connection was lost. `stale`: it had rested, and its backend may just have closed
@@ -66,18 +66,26 @@ class Attempts:
     def _repeat(self, pool: Pool) -> Pool | None:
         forwarder = self._forwarder
         self._avoid = (*self._avoid, pool)
-        if self.repeats >= forwarder.retries.retries or not forwarder.may_repeat():
+        if self.repeats >= forwarder.retries.retries:
+            return None
+        another = self._another()
+        if another is None or not forwarder.may_repeat():
             return None
         self.repeats += 1
-        return self._next()
+        return self._take(another)
 
-    def _next(self) -> Pool | None:
+    def _another(self) -> Pool | None:
         another = self._forwarder.pick(self._request, self._origin, self._avoid)
         if another is None and self._spare is not None and self._spare.routed:
-            another, self._spare = self._spare, None
-        if another is not None:
-            self.count += 1
+            return self._spare
         return another
+
+    def _take(self, pool: Pool | None) -> Pool | None:
+        if pool is not None:
+            self.count += 1
+        if pool is self._spare:
+            self._spare = None
+        return pool
 
     def close(self) -> None:
         for _ in range(self.repeats):

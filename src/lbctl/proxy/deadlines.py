@@ -40,7 +40,7 @@ class Deadlines:
         self.client_head = now + timeouts.head_timeout_s
         self.client_idle = now + timeouts.client_idle_timeout_s
         self.response = now + timeouts.response_timeout_s
-        self.silence = now + timeouts.try_timeout_s
+        self.silence = now + min(timeouts.try_timeout_s, timeouts.response_timeout_s)
         self.body_idle = now + timeouts.body_idle_timeout_s
         self.upstream_idle = now + timeouts.upstream_idle_timeout_s
         self.tunnel_idle = now + timeouts.tunnel_idle_timeout_s

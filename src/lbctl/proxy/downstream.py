@@ -214,6 +214,8 @@ class Downstream(asyncio.Protocol):
             data = without_empty_lines(data)
             if not data:
                 self._started = 0.0
+                if self._eof:
+                    self._end_connection(discard=False)
                 return
         try:
             end = head_end(data, limits.head_limit_bytes)
@@ -223,7 +225,7 @@ class Downstream(asyncio.Protocol):
                     return
                 if not self._started:
                     self._started = perf_counter()
-                    self.deadline = self._deadlines.client_head
+                    self.deadline = min(self.deadline, self._deadlines.client_head)
                 self._buffer = data
                 return
             raw = data if end == len(data) else data[:end]
@@ -238,7 +240,6 @@ class Downstream(asyncio.Protocol):
                 self._begin(request)
                 return
             self._start(request)
-            self.deadline = self._deadlines.body_idle
             self.body = RequestBody(forwarder, request.length)
             # What came along is checked before a backend hears of the request.
             self._outgoing += self._take_body(self.body, data[end:])
@@ -250,8 +251,6 @@ class Downstream(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         """A request that is complete with its head."""
         self._start(request)
-        deadlines = self._deadlines
-        self.deadline = deadlines.silence if request.repeatable else deadlines.response
         self._dispatch()
 
     def _start(self, request: Request) -> None:
@@ -314,9 +313,10 @@ class Downstream(asyncio.Protocol):
         if upstream is not None:
             self._exchange(upstream)
             return
-        self._phase = _CONNECT
-        if self.body is not None:
+        self.deadline = self._deadlines.response
+        if self.body is not None and self._phase is not _CONNECT:
             self.transport.pause_reading()
+        self._phase = _CONNECT
         self._forwarder.connect(pool, self)
 
     def connected(self, upstream: Upstream, duration_s: float) -> None:
@@ -325,10 +325,6 @@ class Downstream(asyncio.Protocol):
             upstream.pool.release(upstream, self._deadlines.upstream_idle)
             return
         self._connect_s += duration_s
-        if self.body is not None:
-            self.transport.resume_reading()
-        else:
-            self._wait_for_head()
         self._exchange(upstream)
 
     def connect_failed(self, pool: Pool, reason: str) -> None:
@@ -344,6 +340,15 @@ class Downstream(asyncio.Protocol):
         self._give(another)
 
     def _exchange(self, upstream: Upstream) -> None:
+        request, deadlines = self.request, self._deadlines
+        if self.body is None:  # all of it is sent now: from here on it is the backend's time
+            repeatable = request is not None and request.repeatable
+            self.deadline = deadlines.silence if repeatable else deadlines.response
+        else:
+            self.deadline = deadlines.body_idle
+            self.body.start_window()
+            if self._phase is _CONNECT:
+                self.transport.resume_reading()
         self._phase = _EXCHANGE
         self._upstream = upstream
         self._heard = upstream.pool.heard
@@ -358,16 +363,15 @@ class Downstream(asyncio.Protocol):
             self._attempts = Attempts(self._forwarder, self.request, self.origin)
         return self._attempts
 
-    def _wait_for_head(self) -> None:
-        """The request is sent in full: from now on it is the backend's time."""
-        request, deadlines = self.request, self._deadlines
-        repeatable = request is not None and request.repeatable
-        self.deadline = deadlines.silence if repeatable else deadlines.response
-
     # The response; called by Upstream.
 
     def answered(self, response: Response, message: bytes) -> None:
-        """The whole answer to a simple request: `message` goes out as it is."""
+        """The whole answer to a simple request: `message` goes out as it is.
+
+        The upstream connection is back in its pool already, and must not be paused by a write
+        that fills our buffer.
+        """
+        self._upstream = None
         self.transport.write(message)
         self._status = response.status
         self._sent_bytes = response.length
@@ -375,6 +379,8 @@ class Downstream(asyncio.Protocol):
 
     def interim(self, response: Response) -> None:
         """A 1xx on the way to the final response. HTTP/1.0 knows none."""
+        if self.body is not None:
+            self.body.start_window()  # it may have been what the client was waiting for
         if self.minor == 1:
             self.transport.write(response_head(response, minor=1, keep_alive=True))
 
@@ -467,7 +473,6 @@ class Downstream(asyncio.Protocol):
             self._refuse(502, "upstream_closed")
             return
         pool.retries["stale" if stale else "closed"] += 1
-        self._wait_for_head()
         self._give(another)
 
     def broken_response(self, upstream: Upstream, reason: str) -> None:
@@ -517,7 +522,6 @@ class Downstream(asyncio.Protocol):
         pool.retries["silent"] += 1
         self._abort_upstream()
         self._settle()
-        self._wait_for_head()
         self._give(another)
         return True
 
@@ -541,8 +545,8 @@ class Downstream(asyncio.Protocol):
         """Answer ourselves; unless told otherwise the connection ends with it."""
         forwarder = self._forwarder
         forwarder.refused[reason] += 1
-        if self.request is None:
-            self._number = forwarder.next_number()  # its id in the log; nobody else has seen it
+        if self._phase is _HEAD:
+            self._number = forwarder.next_number()  # its id in the log; no backend has seen it
         self._settle()
         if self._status:
             self.abort()

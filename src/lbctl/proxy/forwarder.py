@@ -67,10 +67,12 @@ class Forwarder:
         self.draining = False
         self.revision = 0
         self.pools: dict[str, Pool] = {}
+        self._pool_numbers = count(1)
         self.refused: Counter[str] = Counter()
         self.downstreams: set[Downstream] = set()
+        self._candidates = 0
         self.live = 0  # requests that are with a backend, of all pools
-        self.router = Router(config.balancing, first_turn, lambda: self.live)
+        self.router = Router(config.balancing, first_turn, self._live_on_candidates)
         self.pick = self.router.pick
         self.budget = RetryBudget(
             config.retrying.retry_budget_percent, config.retrying.retry_budget_min
@@ -87,7 +89,7 @@ class Forwarder:
             networks(config.trust.trusted_proxies),
         )
         self._upgrades = frozenset(
-            one.strip().lower().encode() for one in config.trust.upgrades.split(",")
+            one.strip().lower().encode() for one in config.trust.upgrades.split(",") if one.strip()
         )
         self.next_number = count(1).__next__
         self._on_suspect = on_suspect
@@ -104,7 +106,8 @@ class Forwarder:
             pool = self.pools.get(backend.id)
             if pool is None:
                 limit = self.limits.idle_upstreams_per_backend
-                pool = self.pools[backend.id] = Pool(backend, limit)
+                number = next(self._pool_numbers)
+                pool = self.pools[backend.id] = Pool(backend, limit, number)
             elif pool.backend != backend:
                 pool.close_idle(before=float("inf"))
                 pool.backend = backend
@@ -114,6 +117,7 @@ class Forwarder:
         for pool in list(self.pools.values()):
             if pool.backend.id not in kept:
                 self._unroute(pool)
+        self._candidates = len(routed)
         self.router.update(routed, self.loop.time())
         self.revision = snapshot.revision
 
@@ -134,6 +138,11 @@ class Forwarder:
             request.simple = False  # its answer may have to carry a cookie
         if not request.upgrade and not origin.trusted:
             self._requests.keep(request.raw, request)
+
+    def _live_on_candidates(self) -> int:
+        if len(self.pools) == self._candidates:  # nobody is leaving, as nearly always
+            return self.live
+        return sum(pool.in_flight for pool in self.pools.values() if pool.routed)
 
     def may_repeat(self) -> bool:
         """Take one request's share of the retry budget, if there is room; give it back with

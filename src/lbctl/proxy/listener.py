@@ -57,15 +57,24 @@ class Listener:
         self._limit = _limit(forwarder.limits.connections_per_worker)
         self._yielded = 0
         self._judging = False
+        self._stopped = True
         self._servers: list[asyncio.Server] = []
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._opening = self._loop.create_task(self._open())
+        self._stopped = False
+        self._listen()
 
     def stop(self) -> None:
         """Take no more; what was accepted goes on."""
+        self._stopped = True
+        self._close()
+
+    def _listen(self) -> None:
+        self._opening = self._loop.create_task(self._open())
+
+    def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self._opening is not None:
@@ -76,11 +85,14 @@ class Listener:
 
     async def _open(self) -> None:
         self._timer = self._loop.call_later(_RENEW_S, self._again)
-        for one in self._sockets:
-            own = one.dup()  # closed with its server
-            own.setblocking(False)
-            server = await self._loop.create_server(self._client, sock=own, backlog=BACKLOG)
-            self._servers.append(server)
+        try:
+            for one in self._sockets:
+                own = one.dup()  # closed with its server
+                own.setblocking(False)
+                server = await self._loop.create_server(self._client, sock=own, backlog=BACKLOG)
+                self._servers.append(server)
+        except OSError as error:  # no files, most likely; it is tried again soon
+            _log.warning("cannot listen for now: %s", error.strerror)
 
     def _client(self) -> Downstream:
         """Called by the event loop for each connection, before it tells who it is from."""
@@ -96,7 +108,7 @@ class Listener:
         self._judging = False
         self._yielded = 0
         pause_s = self._pause_s()
-        if pause_s:
+        if pause_s and not self._stopped:
             self._rest(pause_s)
 
     def _pause_s(self) -> float:
@@ -109,18 +121,18 @@ class Listener:
         return _YIELD_S if ahead and self._yielded < _PATIENCE else 0.0
 
     def _rest(self, seconds: float) -> None:
-        self.stop()
+        self._close()
         self._timer = self._loop.call_later(seconds, self._again)
 
     def _again(self) -> None:
         pause_s = self._pause_s()
         if pause_s == _YIELD_S:
             self._yielded += 1
-        self.stop()
+        self._close()
         if pause_s:
             self._rest(pause_s)
         else:
-            self.start()
+            self._listen()
 
 
 def _limit(connections: int) -> int:

@@ -31,15 +31,18 @@ class Pool:
         "idle_limit",
         "in_flight",
         "name",
+        "number",
         "open",
         "retries",
         "routed",
         "weight",
     )
 
-    def __init__(self, backend: Backend, idle_limit: int) -> None:
+    def __init__(self, backend: Backend, idle_limit: int, number: int = 1) -> None:
+        """`number`: this worker's; another one means that counting began anew."""
         self.backend = backend
         self.name = backend.id
+        self.number = number
         self.weight = float(backend.weight)  # right now; its owner is the router
         self.idle: deque[Upstream] = deque()
         self.idle_limit = idle_limit

@@ -255,6 +255,8 @@ class Upstream(asyncio.Protocol):
         self.served += 1
         if reusable and downstream.body is None and not self.clogged:
             self.pool.release(self, self.forwarder.deadlines.upstream_idle)
+        elif downstream.body is not None or self.clogged:
+            self.transport.abort()  # nobody waits for what it has not read
         else:
             self.transport.close()
         downstream.finished()
