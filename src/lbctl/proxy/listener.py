@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import resource
+from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Listener:
         self._sockets = sockets
         self._others = others
         self._limit = _limit(forwarder.limits.connections_per_worker)
+        self._unsent_bytes = 2 * forwarder.limits.write_buffer_bytes
         self._yielded = 0
         self._judging = False
         self._stopped = True
@@ -89,6 +91,9 @@ class Listener:
             for one in self._sockets:
                 own = one.dup()  # closed with its server
                 own.setblocking(False)
+                # Every connection inherits it: a reader's pace is seen by what it takes, not by
+                # the megabytes that fit into the kernel's buffer.
+                own.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, self._unsent_bytes)
                 server = await self._loop.create_server(self._client, sock=own, backlog=BACKLOG)
                 self._servers.append(server)
         except OSError as error:  # no files, most likely; it is tried again soon

@@ -223,12 +223,15 @@ class Upstream(asyncio.Protocol):
         if response.plain and response.length >= 0 and downstream.method != b"HEAD":
             response.closing = response_head(response, minor=1, keep_alive=False)
             self.forwarder.known_responses.keep(original, response)
-        downstream.respond(response)
         if response.length == CHUNKED:
             decode = downstream.minor == 0
-            self._chunks = ChunkedBody(502, limits.head_limit_bytes, decode=decode)
-        else:
-            self._left = response.length
+            self._chunks = chunks = ChunkedBody(502, limits.head_limit_bytes, decode=decode)
+            first = chunks.feed(data)  # what is broken from the start is a 502, not half a 200
+            downstream.respond(response)
+            self._forward_chunks(downstream, response, chunks, first)
+            return
+        self._left = response.length
+        downstream.respond(response)
         if data or response.length == 0:
             self._body(downstream, response, data)
 
@@ -244,19 +247,25 @@ class Upstream(asyncio.Protocol):
         elif self._chunks is None:
             downstream.forward(data)
         else:
-            downstream.forward(self._chunks.feed(data))
-            if self._chunks.done:
-                clean = not self._chunks.rest and response.keep_alive
-                self._finish(downstream, reusable=clean)
+            part = self._chunks.feed(data)
+            self._forward_chunks(downstream, response, self._chunks, part)
+
+    def _forward_chunks(
+        self, downstream: Downstream, response: Response, chunks: ChunkedBody, part: bytes
+    ) -> None:
+        downstream.forward(part)
+        if chunks.done:
+            self._finish(downstream, reusable=not chunks.rest and response.keep_alive)
 
     def _finish(self, downstream: Downstream, *, reusable: bool) -> None:
+        tunnel = self.response is not None and self.response.status == 101
         self._leave()
         self.resume()
         self.served += 1
         if reusable and downstream.body is None and not self.clogged:
             self.pool.release(self, self.forwarder.deadlines.upstream_idle)
-        elif downstream.body is not None or self.clogged:
-            self.transport.abort()  # nobody waits for what it has not read
+        elif not tunnel and (downstream.body is not None or self.clogged):
+            self.transport.abort()  # nobody waits for it to read the rest of the request
         else:
             self.transport.close()
         downstream.finished()
