@@ -141,9 +141,13 @@ class Listener:
 
 
 def _limit(connections: int) -> int:
-    """As many as there are files for: a client's connection needs one more to a backend."""
+    """As many as there are files for. A third of those is kept for connections to backends: not
+    every client has a request under way.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max((files - _OTHER_FILES) // 2, 1) if files != resource.RLIM_INFINITY else connections
+    if files == resource.RLIM_INFINITY:
+        return connections
+    most = max(files - files // 3 - _OTHER_FILES, 1)
     if most < connections:
         _log.warning("%d open files allow for %d connections, not %d", files, most, connections)
     return min(connections, most)

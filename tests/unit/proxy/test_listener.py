@@ -180,7 +180,7 @@ async def test_where_files_are_few_connections_are_too(caplog: pytest.LogCapture
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert [record.message for record in caplog.records] == [
-        "1000 open files allow for 372 connections, not 10000"
+        "1000 open files allow for 411 connections, not 10000"
     ]
 
 
