@@ -11,7 +11,8 @@ _LINGER_S = 2.0
 
 
 class Deadlines:
-    """When, on the loop's clock, each timeout ends that starts now.
+    """When each timeout ends that starts now, on a clock that stands still while the event loop
+    does.
 
     The sweep moves them on a few times a second; a connection that starts to wait copies one
     number. So a deadline is up to one interval of the sweep early, and found up to one late.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SWEEP_INTERVAL_S = 0.25
 _ORIGINS = 4096
+_STALL_S = 2 * SWEEP_INTERVAL_S
 _DRAIN_REST_S = 1.0
 """A draining worker lets a client at rest this long send one more request: its answer says
 `Connection: close`, which loses nothing, while closing now might cross a request under way."""
@@ -62,7 +63,8 @@ class Forwarder:
         self.limits = config.limits
         self.access_log = access_log
         self.retries = config.retrying
-        self.deadlines = Deadlines(config.timeouts, self.loop.time())
+        self._swept = self.loop.time()
+        self.deadlines = Deadlines(config.timeouts, self._swept)
         self.date = formatdate(usegmt=True).encode("ascii")
         self.draining = False
         self.revision = 0
@@ -206,9 +208,13 @@ class Forwarder:
     # The clock.
 
     def _sweep(self) -> None:
-        now = self.loop.time()
+        swept, self._swept = self._swept, self.loop.time()
+        # Where this process stood still, what came meanwhile has not been read yet, and is not
+        # late: the clock of the timeouts stands still with us.
+        passed_s = self._swept - swept
+        now = self.deadlines.now + (passed_s if passed_s < _STALL_S else SWEEP_INTERVAL_S)
         self.deadlines.advance(now)
-        self.router.tick(now)
+        self.router.tick(self._swept)
         self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.date = formatdate(usegmt=True).encode("ascii")
         for downstream in [one for one in self.downstreams if one.deadline <= now]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -172,6 +174,29 @@ async def test_draining_gives_up_at_its_deadline() -> None:
 
 
 # Everything at once.
+
+
+async def test_a_worker_that_stood_still_does_not_blame_its_clients() -> None:
+    """Their bytes came in time, and wait in the kernel while the clock is looked at."""
+    timeouts = Timeouts(client_idle_timeout_s=1.0)
+    async with proxied([], timeouts=timeouts) as (proxy, _):
+        loop = asyncio.get_running_loop()
+        hang, trigger = socket.socketpair()
+        with hang, trigger, socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            client.setblocking(False)
+            await eventually(lambda: len(proxy.forwarder.downstreams) == 1)
+
+            def stand_still() -> None:
+                hang.recv(1)
+                time.sleep(1.0)
+                client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                time.sleep(1.0)
+
+            loop.add_reader(hang.fileno(), stand_still)
+            trigger.send(b"x")
+            answer = await step(loop.sock_recv(client, 1000))
+            loop.remove_reader(hang.fileno())
+        assert answer.startswith(b"HTTP/1.1 503 ")
 
 
 async def serve(backend: ScriptedBackend, chance: random.Random | None = None) -> None:
