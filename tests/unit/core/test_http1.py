@@ -24,6 +24,7 @@ from lbctl.core.http1 import (
     head_end,
     parse_request,
     parse_response,
+    upgrade_protocols,
     without_empty_lines,
 )
 from lbctl.core.memo import Memo
@@ -612,3 +613,13 @@ def test_a_block_of_fields_that_was_met_before_is_read_the_same(
     for line, block in heads + [(line, block) for line, _ in heads for _, block in heads]:
         raw = b"\r\n".join([line, *block, b"", b""])
         assert _reading(raw, hosts) == _reading(raw, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [(b"WebSocket,", {b"websocket"}), (b" ,\t,", set()), (b"", set())]
+)
+def test_an_empty_name_is_no_protocol_to_change_to(said: bytes, meant: set[bytes]) -> None:
+    lines = (b"Connection: upgrade", b"Upgrade: " + said)
+    assert request(*lines, start=b"GET / HTTP/1.1").upgrade == meant
+    answer = response(*lines, start=b"HTTP/1.1 101 Switching")
+    assert upgrade_protocols(answer.fields) == meant

@@ -99,7 +99,9 @@ def test_an_ipv6_client_is_quoted_in_forwarded() -> None:
     ("chain", "client"),
     [(b"198.51.100.1", "198.51.100.1"), (b"6.6.6.6, 198.51.100.1", "198.51.100.1"),
      (b"6.6.6.6, 198.51.100.1, 10.0.0.9", "198.51.100.1"), (b"10.0.0.9", "10.0.0.9"),
-     (b"", "10.0.0.1"), (b"nonsense", "10.0.0.1"), (b"6.6.6.6, x, 10.0.0.9", "10.0.0.9")],
+     (b"", "10.0.0.1"), (b"nonsense", "10.0.0.1"), (b"6.6.6.6, x, 10.0.0.9", "10.0.0.9"),
+     (b'::1%", "client": "6.6.6.6, 10.0.0.9', "10.0.0.9"), (b'2001:db8::7%"', "10.0.0.1"),
+     (b"fe80::1%\xe9", "10.0.0.1"), (b"6.6.6.6, fe80::1%eth0, 10.0.0.9", "10.0.0.9")],
 )  # fmt: skip
 def test_the_client_is_the_last_in_the_chain_that_is_not_ours(chain: bytes, client: str) -> None:
     asked = request(b"X-Forwarded-For: " + chain)

@@ -43,16 +43,19 @@ class ScriptedWorker:
         in_flight: int = 0,
         name: str = "web-1",
         *,
+        pool: int = 1,
         id: str = "b1",  # noqa: A002
         everything: bool = False,
+        stale: int | None = None,
     ) -> None:
         counted = {
             "name": name,
+            "pool": pool,
             "codes": [0, ok, 0, 0, 0],
             "buckets": [ok] + [0] * len(DURATION_BUCKETS_S),
             "duration_sum_s": ok / 1000,
             "in_flight": in_flight,
-            "retries": {"stale": ok},
+            "retries": {"stale": ok if stale is None else stale},
         }
         self.say(
             {
@@ -207,9 +210,28 @@ async def test_a_worker_may_forget_a_backend_that_left_and_count_anew(paths: Pat
         worker = await join(paths)
         worker.report(0, ok=5)
         await eventually(lambda: answered(hub) == 5)
-        worker.report(0, ok=1)
-        worker.report(0, ok=2)
+        worker.report(0, ok=1, pool=2)
+        worker.report(0, ok=2, pool=2)
         await eventually(lambda: answered(hub) == 7)
+
+
+async def test_however_much_it_counts_anew_before_it_is_heard(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(0, ok=3)
+        worker.report(0, ok=5, pool=2)
+        await eventually(lambda: answered(hub) == 8)
+
+
+async def test_and_where_it_has_only_second_tries_to_count(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        worker = await join(paths)
+        worker.report(0, stale=5)
+        worker.report(0, stale=0, pool=2)
+        worker.report(0, stale=2, pool=2, ok=1)
+        await eventually(lambda: answered(hub) == 1)
+        retries = [Counter(one.retries) for one in hub.totals().backends.values()]
+        assert sum(retries, Counter()) == {"stale": 7}
 
 
 async def test_counters_outlive_the_controller(paths: Paths) -> None:

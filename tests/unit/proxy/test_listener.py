@@ -197,3 +197,31 @@ async def test_after_stop_connections_wait_for_others_and_clients_stay() -> None
         assert len(proxy.forwarder.downstreams) == 1
         proxy.listener.start()
         assert (await waiting.reply()).status == 503
+
+
+async def test_a_connection_that_was_taken_in_the_turn_of_stop_starts_nothing_again() -> None:
+    async with proxied([]) as (proxy, _):
+        proxy.listener.stop()
+        stopped = asyncio.Event()
+
+        def others() -> list[int]:
+            """Asked when connections were taken: somebody has fewer; and stop() comes just then."""
+            if len(proxy.forwarder.downstreams) < 5:
+                return []
+            if not stopped.is_set():
+                listener.stop()
+                stopped.set()
+            return [0]
+
+        listener = Listener(proxy.forwarder, [proxy.socket], others)
+        listener.start()
+        try:
+            for _ in range(5):
+                await proxy.client()
+            await eventually(stopped.is_set)
+            await proxy.client()
+            judged = proxy.forwarder.deadlines.now + 0.5
+            await eventually(lambda: proxy.forwarder.deadlines.now > judged)
+            assert len(proxy.forwarder.downstreams) == 5
+        finally:
+            listener.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lbctl.config import Limits, Timeouts
+from lbctl.config import Limits, Timeouts, Trust
 from tests.support.deadlines import eventually, scaled
 from tests.support.scripted import Client, Peer, Proxy, ScriptedBackend, proxied
 
@@ -159,4 +159,15 @@ async def test_a_request_with_a_body_cannot_change_protocols() -> None:
         peer, seen = await a.request()
         assert b"pgrade" not in seen
         peer.send(SWITCH)
+        assert (await client.reply()).status == 502
+
+
+@pytest.mark.parametrize("listed", ["", "websocket", "websocket,"])
+async def test_an_empty_name_is_no_protocol(listed: str) -> None:
+    async with proxied(trust=Trust(upgrades=listed)) as (proxy, (a,)):
+        client = await proxy.client()
+        client.send(ASK % b"h2c, ,")
+        peer, head = await a.request()
+        assert b"pgrade" not in head
+        peer.send(SWITCH.replace(b"websocket", b"x,"))
         assert (await client.reply()).status == 502
