@@ -77,7 +77,7 @@ class ManualLoop:
         while due := [timer for timer in self._timers if timer.when <= end]:
             first = min(due, key=lambda timer: timer.when)
             self._timers.remove(first)
-            self.now = first.when
+            self.now = max(self.now, first.when)  # late, where a test moved the clock itself
             if not first.cancelled:
                 first.callback()
         self.now = end

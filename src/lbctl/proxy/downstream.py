@@ -73,6 +73,7 @@ class Downstream(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
+        "_answer_by",
         "_attempts",
         "_buffer",
         "_closed",
@@ -120,6 +121,7 @@ class Downstream(asyncio.Protocol):
         self._outgoing = b""  # what a backend is to get first
         self._pool: Pool | None = None
         self._upstream: Upstream | None = None
+        self._answer_by = 0.0  # the deadline of a request without a body
         self._attempts: Attempts | None = None  # from the first that failed
         self._heard = 0  # of the pool, when the request was sent
         self._status = 0  # of the final response, as soon as its head was sent
@@ -257,6 +259,7 @@ class Downstream(asyncio.Protocol):
         self.request = request
         self._keep_alive = request.keep_alive
         self._started = perf_counter()
+        self._answer_by = self._deadlines.response
         self._number = number = self._forwarder.next_number()
         self._outgoing = request_head(request, self.origin, number)
 
@@ -381,6 +384,7 @@ class Downstream(asyncio.Protocol):
         """A 1xx on the way to the final response. HTTP/1.0 knows none."""
         if self.body is not None:
             self.body.start_window()  # it may have been what the client was waiting for
+            self.deadline = self._deadlines.body_idle
         if self.minor == 1:
             self.transport.write(response_head(response, minor=1, keep_alive=True))
 
@@ -514,10 +518,8 @@ class Downstream(asyncio.Protocol):
         another = self._tries().after_silence(pool) if silent else None
         if another is None:
             self._heard = -1  # judged; what is left is the response's own time
-            timeout_s = self._forwarder.timeouts.response_timeout_s
-            left_s = timeout_s - (perf_counter() - self._started)
-            self.deadline = self._deadlines.now + left_s
-            return left_s > 0
+            self.deadline = self._answer_by
+            return self._answer_by > self._deadlines.now
         self._forwarder.suspect(pool)
         pool.retries["silent"] += 1
         self._abort_upstream()

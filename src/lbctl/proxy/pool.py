@@ -72,7 +72,7 @@ class Pool:
             upstream.deadline = deadline
             self.idle.append(upstream)
         else:
-            upstream.transport.close()
+            upstream.transport.abort()
 
     def discard(self, upstream: Upstream) -> None:
         """Forget an idle connection that its backend closed."""
@@ -83,7 +83,7 @@ class Pool:
         """Close the idle connections whose deadline is earlier than `before`, oldest first."""
         idle = self.idle
         while idle and idle[0].deadline < before:
-            idle.popleft().transport.close()
+            idle.popleft().transport.abort()  # whatever it has not read was answered
 
     def record(self, status: int, duration_s: float) -> None:
         """Count one answered request."""

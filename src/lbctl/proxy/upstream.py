@@ -264,10 +264,10 @@ class Upstream(asyncio.Protocol):
         self.served += 1
         if reusable and downstream.body is None and not self.clogged:
             self.pool.release(self, self.forwarder.deadlines.upstream_idle)
-        elif not tunnel and (downstream.body is not None or self.clogged):
-            self.transport.abort()  # nobody waits for it to read the rest of the request
-        else:
+        elif tunnel:
             self.transport.close()
+        else:
+            self.transport.abort()  # nobody waits for it to read the rest of the request
         downstream.finished()
 
     def _lost(self) -> None:
