@@ -11,11 +11,11 @@ PEERS  := build/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install up scale status down test check bench soak storm reference lock clean
+.PHONY: help install up scale status down test test-faults check bench capacity faults soak storm reference docs screenshots lock clean
 
 help: ## what there is to make
 	@echo 'make ...'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Options of lbctl: LBCTL_PORT=8081 make up, or $(BIN)/lbctl up --help'
 
 install: $(READY) ## the virtual environment, with locked dependencies and lbctl in it
@@ -43,7 +43,10 @@ down: install ## end and remove everything
 	@$(BIN)/lbctl down
 
 test: install ## every test this machine can run; the summary says what was left out, and why
-	@$(BIN)/python -m pytest
+	@status=0; \
+	$(BIN)/python -m pytest -n auto tests/unit || status=1; \
+	$(BIN)/python -m pytest $(filter-out tests/unit/,$(wildcard tests/*/)) || status=1; \
+	exit $$status
 
 check: install ## lint, format, types, layers
 	@$(BIN)/ruff check .
@@ -53,6 +56,15 @@ check: install ## lint, format, types, layers
 
 bench: install $(PEERS)/.ready ## lbctl and its peers, side by side: make bench ARGS=--quick
 	@$(BIN)/python -m benchmarks.compare $(ARGS)
+
+capacity: install ## what one worker carries, and what connections and backends cost: make capacity ARGS=--quick
+	@$(BIN)/python -m benchmarks.capacity $(ARGS)
+
+faults: install $(PEERS)/.ready ## the same faults for lbctl, Traefik and HAProxy: make faults ARGS='--only lbctl'
+	@$(BIN)/python -m benchmarks.faults $(ARGS)
+
+test-faults: install $(PEERS)/.ready ## a short version of it, as a test
+	@$(BIN)/python -m pytest -m slow tests/docker/test_faults.py
 
 $(PEERS)/.ready: requirements/bench.txt
 	@echo 'installing the peers into $(PEERS)'
@@ -66,8 +78,15 @@ soak: install ## an hour of mixed load while backends come and go: make soak ARG
 storm: install ## mutated requests against a running proxy: make storm ARGS=1000000
 	@$(BIN)/python -m benchmarks.storm $(ARGS)
 
-reference: install ## docs/configuration.md, from src/lbctl/config.py
+reference: install ## docs/configuration.md and docs/cli.md, from src/lbctl
 	@$(BIN)/python -m lbctl.cli.reference > docs/configuration.md
+	@$(BIN)/python -m lbctl.cli.manual > docs/cli.md
+
+docs: install ## the documents as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+screenshots: install ## docs/images/*.png, of the pages as they are now (needs chromium and nginx)
+	@LBCTL_SCREENSHOTS=1 $(BIN)/python -m pytest -q tests/browser -k 'pictures or who_answered'
 
 lock: ## new versions of the dependencies, for every Python from 3.11 on
 	@$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet '$(UV)'

@@ -1,5 +1,5 @@
 # Readies a machine for all test groups; sourced by .ci/run. As root on Debian it installs what
-# is missing of the engine, Compose, nginx and wrk, and starts dockerd where no engine answers.
+# is missing of the engine, Compose, nginx, wrk and Chromium, and starts dockerd where no engine answers.
 # Anywhere else it changes nothing and says what is missing: the tests leave those groups out by
 # name. It never fails by itself.
 #
@@ -21,6 +21,8 @@ engine_install() {
         || missing="$missing docker-cli"
     command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
     command -v wrk >/dev/null || missing="$missing wrk"
+    command -v promtool >/dev/null || missing="$missing prometheus"
+    command -v chromium >/dev/null || missing="$missing chromium"
     command -v docker-compose >/dev/null || missing="$missing docker-compose"
     # For the tests' second engine, in a network namespace of its own.
     command -v ip >/dev/null || missing="$missing iproute2"

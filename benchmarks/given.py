@@ -25,6 +25,8 @@ from lbctl.runtime import local
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from lbctl.model import Release
+
 
 class GivenRuntime:
     """Implements ports.Runtime: these backends run, always."""
@@ -39,14 +41,17 @@ class GivenRuntime:
     async def recover(self) -> None:
         """They run already."""
 
-    async def start(self, count: int) -> list[str]:
-        raise EngineError(f"{count} more: these backends are given")
+    async def start(self, count: int, release: Release) -> list[str]:
+        raise EngineError(f"{count} more of {release}: these backends are given")
 
     async def stop(self, instance_id: str, grace_s: float) -> None:
         raise EngineError(f"{instance_id} is not to be stopped, in {grace_s} s or ever")
 
     async def list(self) -> list[Instance]:
         return self._instances
+
+    async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:  # noqa: ARG002
+        return []
 
     async def watch(self) -> AsyncIterator[Change]:
         yield Change("subscribed")
@@ -68,14 +73,18 @@ def backend(number: int, address: str) -> Backend:
 def main(addresses: Sequence[str]) -> int:
     """Serve until SIGTERM. Returns the exit status."""
     try:
-        settings = config.load({"runtime": "local"})
-        backends = [backend(number, address) for number, address in enumerate(addresses, 1)]
+        return serve([backend(number, address) for number, address in enumerate(addresses, 1)])
     except LbctlError as error:
         print(f"benchmarks.given: {error}", file=sys.stderr)
         return error.exit_status
+
+
+def serve(backends: Sequence[Backend]) -> int:
+    """Until SIGTERM; returns the exit status. Raises UsageError for wrong settings."""
+    settings = config.load({"runtime": "local"})
     # The controller imports it by this name, in a process of its own that is forked later.
     with mock.patch.object(local, "LocalRuntime", return_value=GivenRuntime(backends)):
-        return supervisor.main(settings, paths.local(settings.project))
+        return supervisor.main(settings, paths.local(settings.project), lambda: settings)
 
 
 if __name__ == "__main__":

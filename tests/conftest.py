@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lbctl.errors import LbctlError
 from lbctl.runtime.engine import Engine
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 REQUIRE = "LBCTL_TEST_REQUIRE"
 _HERE = Path(__file__).parent
+
+# How long an example takes is the machine's affair, and no property of what is tested.
+settings.register_profile("lbctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lbctl")
 
 
 def _nothing() -> None:
@@ -37,10 +43,18 @@ def _engine() -> None:
     asyncio.run(ask())
 
 
+def _browser() -> None:
+    from tests.support.browser import find_chromium  # with the whole of Playwright
+
+    find_chromium()
+    find_nginx()
+
+
 NEEDS: dict[str, tuple[str, Callable[[], object]]] = {
     "unit": ("unit", _nothing),
     "nginx": ("integration", find_nginx),
     "docker": ("docker", _engine),
+    "browser": ("browser", _browser),
 }
 """Group: its directory under tests/, and what raises LbctlError where the need is not met."""
 
@@ -78,6 +92,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = group_of(item.path)
         if group is not None and lack(group):
             item.add_marker(pytest.mark.skip(reason=f"group {group} left out: {lack(group)}"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """What a test leaves open is found now, and is not blamed on a later one."""
+    if group_of(item.path) != "unit":  # where it would take longer than the tests
+        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

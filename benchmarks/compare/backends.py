@@ -100,7 +100,7 @@ def running(
 ) -> Iterator[list[str]]:
     """Their addresses with ports, as long as the block runs. `files`: instead of `contents`.
 
-    Raises MachineError if there is no nginx with http_dav, OperationError if one does not start.
+    Raises MachineError if there is no nginx for it, OperationError if one does not start.
     """
     nginx = find_nginx().program
     www = directory / "www"

@@ -46,6 +46,11 @@ class Connection:
             end.close()
             raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server is known to have closed it: no other request may go out on it."""
+        return self._ended or self._reader.at_eof() or self._writer.is_closing()
+
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 

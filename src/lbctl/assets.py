@@ -77,7 +77,7 @@ def build_context(image: str) -> bytes:
     Laid out as the repository is, with the Dockerfile at `images/<image>/Dockerfile`. Equal
     files give equal bytes.
     """
-    trees = [(images_directory() / image, f"images/{image}")]
+    trees = [(images_directory() / name, f"images/{name}") for name in ("base", image)]
     if image == "lb":
         trees.append((_PACKAGE, "src/lbctl"))
     buffer = io.BytesIO()

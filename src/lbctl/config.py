@@ -11,6 +11,8 @@ Each leaf's help gives what it does and the hazard of changing it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import tomllib
@@ -20,7 +22,15 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from lbctl.core.balancing.cookies import CookieReader
 from lbctl.core.balancing.keys import key_from
+from lbctl.core.hosts import host_names
 from lbctl.core.origin import networks
+from lbctl.core.probing import (
+    header_names,
+    read_body,
+    read_headers,
+    read_path,
+    read_statuses,
+)
 from lbctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,11 +49,21 @@ def _leaf(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     check: Callable[[str], object] | None = None,
+    shown: Callable[[str], str] | None = None,
 ) -> Any:
-    """`check` raises ValueError, with words for the user, for a text that cannot be meant."""
+    """`check` raises ValueError, with words for the user, for a text that cannot be meant. `shown`
+    is what may be told of a text that may hold a secret.
+    """
     return field(
         default=default,
-        metadata={"help": text, "low": low, "high": high, "choices": choices, "check": check},
+        metadata={
+            "help": text,
+            "low": low,
+            "high": high,
+            "choices": choices,
+            "check": check,
+            "shown": shown,
+        },
     )
 
 
@@ -101,6 +121,39 @@ class Limits:
         "bytes a second of a request's body, over body_idle_timeout_s; then 408. Clients that "
         "stream little by little need 0",
         low=0,
+    )
+    rate_limit: float = _leaf(
+        0.0,
+        "requests a second of a client network, over all workers of an lb; then 429. 0: no limit. "
+        "Many people may share one address",
+        low=0,
+        high=1_000_000,
+    )
+    rate_burst: int = _leaf(
+        100,
+        "requests at once, before rate_limit counts; a page may ask for dozens",
+        low=1,
+        high=1_000_000,
+    )
+    rate_prefix_v4: int = _leaf(
+        32, "bits of an IPv4 address that make a client network, for all limits", low=0, high=32
+    )
+    rate_prefix_v6: int = _leaf(
+        64, "the same of IPv6; a single client has 64 bits to choose from", low=0, high=128
+    )
+    client_connections: int = _leaf(
+        0,
+        "at a time, of a client network and lb; more are answered 503 and closed. 0: no limit. "
+        "Trusted proxies have none",
+        low=0,
+    )
+    allow_networks: str = _leaf(
+        "",
+        "networks, separated by commas; all others are answered 403. Empty: all may come",
+        check=networks,
+    )
+    deny_networks: str = _leaf(
+        "", "networks that are answered 403, whatever allow_networks says", check=networks
     )
 
 
@@ -170,8 +223,67 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS for clients, beside plain HTTP: docs/tls.md. On as soon as there is a certificate."""
+
+    tls_cert: str = _leaf(
+        "", "file with a certificate and its chain (PEM), and the key if tls_key names none"
+    )
+    tls_key: str = _leaf("", "file with its key, without a passphrase; root's alone")
+    tls_dir: str = _leaf(
+        "",
+        "directory of pairs NAME.crt and NAME.key, or NAME.pem with both, instead: clients get the "
+        "one that is for the host they ask for, else the first by name",
+    )
+    tls_port: int = _leaf(8443, "of the traffic over TLS; 0: none", low=0, high=65_535)
+    tls_redirect: str = _leaf(
+        "off",
+        "plain HTTP answers 308 to the same place under https; ACME's challenges still go through",
+        choices=("on", "off"),
+    )
+    tls_redirect_port: int = _leaf(
+        0, "where clients find it, if another port leads to tls_port; 0: none", low=0, high=65_535
+    )
+    hsts_s: int = _leaf(
+        0,
+        "browsers are to use nothing but https so long (Strict-Transport-Security); 0: they are "
+        "told nothing. They cannot be told otherwise afterwards",
+        low=0,
+        high=2_147_483_647,
+    )
+    tls_handshake_timeout_s: float = _leaf(
+        5.0, "from a connection to the end of its handshake", low=0.01
+    )
+
+    @property
+    def on(self) -> bool:
+        return bool((self.tls_cert or self.tls_dir) and self.tls_port)
+
+    @property
+    def redirects(self) -> bool:
+        return self.on and self.tls_redirect == "on"
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
-    """The lb's own checks of each backend."""
+    """The lb's own checks of each backend, and what live requests say about it."""
+
+    probe_path: str = _leaf(
+        "/healthz", "what a check asks for; a backend's label lbctl.probe wins", check=read_path
+    )
+    probe_status: str = _leaf(
+        "200-299", "statuses that pass, as 200-299 or 200,204", check=read_statuses
+    )
+    probe_body: str = _leaf(
+        "", "text that the first 64 KiB of the answer must hold; empty: any answer", check=read_body
+    )
+    probe_headers: str = _leaf(
+        "",
+        'fields of a check, as "Host: site; X-Check: 1"; Host is the backend\'s address otherwise. '
+        "Status shows their names alone",
+        check=read_headers,
+        shown=header_names,
+    )
 
     probe_interval_s: float = _leaf(2.0, "between checks", low=0.05)
     probe_timeout_s: float = _leaf(1.0, "of one check", low=0.01)
@@ -180,6 +292,20 @@ class Health:
     probe_jitter: float = _leaf(0.1, "of an interval, to either side", low=0, high=0.5)
     fall: int = _leaf(3, "failures in a row that take a backend out", low=1)
     rise: int = _leaf(2, "passes in a row that bring it back; a newcomer needs one", low=1)
+    eject_failures: int = _leaf(
+        5,
+        "live requests in a row that fail (no connection, no answer in time, 5xx), a worker, eject "
+        "a backend; 0: never. Where clients can provoke a 5xx, a low number lets them eject",
+        low=0,
+    )
+    eject_base_s: float = _leaf(30.0, "out, times the ejections of late", low=0.1)
+    eject_limit_s: float = _leaf(300.0, "out at most", low=0.1)
+    eject_floor_percent: float = _leaf(
+        50.0,
+        "of the known backends are never ejected; at 0 a fault that all share ejects all",
+        low=0,
+        high=100,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +332,69 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """Replacing backends: those that are ill, and all of them by a rollout."""
+
+    heal: str = _leaf(
+        "on",
+        "replace backends that are gone or stay out of rotation, up to the wanted number",
+        choices=("on", "off"),
+    )
+    heal_after_s: float = _leaf(
+        30.0,
+        "out of rotation before a backend is replaced; under fall times probe_interval_s every "
+        "hiccup costs a backend",
+        low=0.1,
+    )
+    heal_limit: int = _leaf(
+        5, "replacements in a row that never came into rotation; then healing gives up", low=1
+    )
+    heal_retry_min_s: float = _leaf(
+        5.0, "first wait after a replacement that was of no use; doubles", low=0.01
+    )
+    heal_retry_max_s: float = _leaf(300.0, "longest such wait", low=0.01)
+    rollout_timeout_s: float = _leaf(
+        60.0, "for a new backend to come into rotation; then the rollout goes back", low=0.1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is kept of the past. Past any of these the oldest part is compressed, and readable."""
+
+    history_rows: int = _leaf(
+        100_000, "events in the database; each takes some 300 bytes", low=100, high=10_000_000
+    )
+    history_days: float = _leaf(30.0, "that an event stays in the database", low=0.01, high=36_500)
+    history_mb: int = _leaf(
+        256, "megabytes of the database and the files of lists together", low=1, high=1_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The admin port."""
+
+    admin_hosts: str = _leaf(
+        "",
+        "names under which browsers may ask the admin port, beside localhost and addresses, "
+        "separated by commas; who owns one of them can have a browser read it",
+        check=host_names,
+    )
+    admin_connections: int = _leaf(
+        256, "to the admin port at a time; the idlest makes room for another", low=8
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Deploy:
     """What `up` starts: the number of backends, and on docker from which images."""
 
     replicas: int = _leaf(
         0, "backends; 3 for a new stack, a running one keeps what it has", low=1, high=MAX_REPLICAS
+    )
+    lbs: int = _leaf(
+        0, "lb containers behind one address; 2 on docker, the local runtime has 1", low=1, high=8
     )
     lb_image: str = _leaf("", "image of the lb; lbctl's own, built where it is absent")
     backend_image: str = _leaf("", "image of a backend; lbctl's own, built where it is absent")
@@ -227,17 +411,37 @@ class Config:
     admin_bind: str = _leaf("127.0.0.1", "address of the admin port")
     admin_port: int = _leaf(9900, "of dashboard, metrics and API", low=1, high=65_535)
     workers: int = _leaf(0, "processes that proxy; 0: one a CPU", low=0, high=1024)
+    heartbeat_timeout_s: float = _leaf(
+        3.0,
+        "a worker or controller whose event loop stands still so long is killed and replaced; "
+        "less makes a busy machine kill what only waits for its turn",
+        low=0.5,
+    )
     access_log: str = _leaf("json", "one line a request", choices=("json", "off"))
     access_log_sample: float = _leaf(
         1.0, "share of the requests that is logged; 5xx always are", low=0, high=1
+    )
+    access_log_query: str = _leaf(
+        "off",
+        "log what stands behind the ? of a target; tokens and names often do",
+        choices=("off", "on"),
+    )
+    log_level: str = _leaf(
+        "info",
+        "the least that the lb's processes say of themselves; the access log has its own setting",
+        choices=("debug", "info", "warning", "error"),
     )
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     retrying: Retries = field(default_factory=Retries)
     balancing: Balancing = field(default_factory=Balancing)
     trust: Trust = field(default_factory=Trust)
+    tls: Tls = field(default_factory=Tls)
     health: Health = field(default_factory=Health)
     control: Control = field(default_factory=Control)
+    fleet: Fleet = field(default_factory=Fleet)
+    history: History = field(default_factory=History)
+    admin: Admin = field(default_factory=Admin)
     deploy: Deploy = field(default_factory=Deploy)
 
 
@@ -254,6 +458,7 @@ class Leaf:
     high: float | None
     choices: tuple[str, ...]
     check: Callable[[str], object] | None
+    shown: Callable[[str], str] | None = None
 
     @property
     def variable(self) -> str:
@@ -308,6 +513,7 @@ def _walk(kind: type, section: str) -> Iterator[Leaf]:
             yield Leaf(
                 section, item.name, hint, item.default,
                 meta["help"], meta["low"], meta["high"], meta["choices"], meta["check"],
+                meta["shown"],
             )  # fmt: skip
 
 
@@ -351,6 +557,18 @@ def load(
     `file` defaults to LBCTL_CONFIG, then `lbctl.toml` here if there is one.
     Raises UsageError naming the setting and where it came from.
     """
+    values = given(flags, environ=environ, file=file)
+    project_name(values.get("project", "lbctl"))
+    return _build(Config, values)
+
+
+def given(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> dict[str, Any]:
+    """What somebody has set, by name; all else is its default. As `load` otherwise."""
     env = os.environ if environ is None else environ
     if file is None:
         named = env.get(ENV_PREFIX + "CONFIG")
@@ -359,14 +577,83 @@ def load(
             file = None
     values = _from_file(file) if file is not None else {}
     for leaf in LEAVES.values():
-        given = env.get(leaf.variable)
-        if given is not None:
-            values[leaf.name] = leaf.parse(given, leaf.variable)
+        text = env.get(leaf.variable)
+        if text is not None:
+            values[leaf.name] = leaf.parse(text, leaf.variable)
     for name, raw in (flags or {}).items():
         if raw is not None:
             values[name] = LEAVES[name].parse(raw, "--" + name.replace("_", "-"))
-    project_name(values.get("project", "lbctl"))
+    return values
+
+
+FIXED = (
+    "project", "runtime", "bind", "port", "admin_bind", "admin_port",
+    "tls_cert", "tls_key", "tls_dir", "tls_port",
+)  # fmt: skip
+"""What a running lb cannot change: its sockets, what it mounts, and what it is."""
+
+
+def value_of(config: Config, name: str) -> Any:
+    """One leaf's."""
+    section = LEAVES[name].section
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every leaf that the lb's processes heed, by name. (How to deploy is not theirs.)"""
+    return {name: value_of(config, name) for name in LEAVES if LEAVES[name].section != "deploy"}
+
+
+def shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what may be a secret. Unknown names are left out."""
+    known = {name: LEAVES[name] for name in settings if name in LEAVES}
+    return {
+        name: settings[name] if leaf.shown is None else leaf.shown(str(settings[name]))
+        for name, leaf in known.items()
+    }
+
+
+def changeable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of them that a running lb can change."""
+    heeded = settings_of(Config())
+    return {k: v for k, v in settings.items() if k in heeded and k not in FIXED}
+
+
+def digest_of(config: Config) -> str:
+    """Equal for two lbs that are set to the same. (What is fixed is each one's own.)"""
+    text = json.dumps(changeable(settings_of(config)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def overlay(config: Config, settings: Mapping[str, Any], where: str) -> Config:
+    """`config` with these leaves instead. Raises UsageError that names the setting and `where`."""
+    values = settings_of(config) | dataclasses.asdict(config.deploy)
+    for name, raw in settings.items():
+        leaf = LEAVES.get(name)
+        if leaf is None:
+            raise UsageError(f"{where}: unknown setting {name!r}")
+        values[name] = leaf.parse(raw, f"{where}: {name}")
     return _build(Config, values)
+
+
+def overlay_file(config: Config, path: Path) -> Config:
+    """The same with a JSON file of settings, if it is there. Raises UsageError."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return config
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.name}: {error}") from None
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path.name}: no settings")
+    return overlay(config, settings, path.name)
+
+
+def refuse_fixed(before: Config, after: Config) -> None:
+    """Raises UsageError where what is fixed would change."""
+    for name in FIXED:
+        if value_of(before, name) != value_of(after, name):
+            raise UsageError(f"{name} cannot change while the lb runs: end it and start it again")
 
 
 def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -8,7 +8,8 @@ it, and may the thing be tried again?
     |-- OperationError        it was tried and did not work              yes        exit 1
     |   |-- EngineError       the Docker engine refused or failed        maybe
     |   |-- ImageError        an image cannot be had or built            after a change
-    |   `-- DeadlineError     not done within its deadline               yes
+    |   |-- DeadlineError     not done within its deadline               yes
+    |   `-- UnsupportedError  this lb has no such command                never
     `-- ProtocolError         an HTTP peer broke the rules               never (has a status)
 
 Exceptions of a library are mapped into this tree at the boundary where the library is called;
@@ -54,6 +55,10 @@ class ImageError(OperationError):
 
 class DeadlineError(OperationError):
     """Not done within its deadline; the text says what lags, and why."""
+
+
+class UnsupportedError(OperationError):
+    """The lb that runs has no such command: it is of another version."""
 
 
 class ProtocolError(LbctlError):

@@ -6,19 +6,27 @@ A fake for a test implements the same Protocol; nothing imports another IO packa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
     from pathlib import Path
 
+    from lbctl.core.history import Event, Listed, Record, Span
     from lbctl.model import (
         Backend,
         BackendStatus,
+        Certificate,
+        HealingStatus,
         Instance,
         Membership,
         ProbeResult,
         Process,
+        Release,
+        Rollout,
+        Rotation,
         Snapshot,
         TrafficTotals,
     )
@@ -46,10 +54,11 @@ class Runtime(Protocol):
 
     name: str
 
-    async def start(self, count: int) -> list[str]:
-        """Start `count` more backends side by side; returns their ids.
+    async def start(self, count: int, release: Release) -> list[str]:
+        """Start `count` more backends of this release side by side; returns their ids.
 
-        Raises EngineError naming the first failure; what was half made is removed again.
+        Raises ImageError where its image is not there, else EngineError naming the first
+        failure; what was half made is removed again.
         """
 
     async def stop(self, instance_id: str, grace_s: float) -> None:
@@ -60,6 +69,12 @@ class Runtime(Protocol):
 
     async def list(self) -> list[Instance]:
         """Every instance of this project that claims to be a backend, exited ones included."""
+
+    async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:
+        """The last lines that one backend said, oldest first, fit to be shown.
+
+        Raises EngineError; one that is gone has said nothing.
+        """
 
     def watch(self) -> AsyncIterator[Change]:
         """Hints as they come. The first is Change("subscribed"): from then on none is missed,
@@ -113,7 +128,7 @@ class Fleet(Protocol):
 
 
 class Scaler(Protocol):
-    """Brings the number of backends to a wish."""
+    """Decides how many backends there are, and of what."""
 
     @property
     def replicas(self) -> int | None:
@@ -122,7 +137,65 @@ class Scaler(Protocol):
     async def scale(self, replicas: int) -> None:
         """Return when every list holds exactly `replicas` backends.
 
-        Raises DeadlineError that names who lags and why, EngineError, UsageError.
+        Raises DeadlineError that names who lags and why, EngineError, UsageError, and
+        OperationError while a rollout is under way.
+        """
+
+    async def drain(self, backend_id: str) -> None:
+        """Take a known backend out by hand; return when it is in no list and nothing is in
+        flight on it, or the drain timeout passed. It stays out until `undrain`.
+
+        Raises OperationError where nobody else would be left in rotation.
+        """
+
+    async def undrain(self, backend_id: str) -> None:
+        """Let it in again; return when it is in rotation, or cannot be for now."""
+
+    async def roll_out(self, image: str, batch: int) -> Rollout:
+        """Begin to replace every backend; an empty `image` is the present one.
+
+        Raises OperationError while one is under way or where there is nothing to replace,
+        UsageError for what cannot be.
+        """
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The last one, under way or ended."""
+
+    @property
+    def healing(self) -> HealingStatus:
+        """What the healer is at."""
+
+
+class Reloader(Protocol):
+    """Swaps the workers of every lb for new ones."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Every setting that the lb heeds, by name."""
+
+    async def reload(self, settings: Mapping[str, Any] | None) -> None:
+        """Return when all new workers serve, with `settings` in the place of those of before.
+
+        Raises UsageError for settings that cannot be used, OperationError where the new workers
+        did not get so far; the old ones go on.
+        """
+
+
+class Rotator(Protocol):
+    """Exchanges the tokens."""
+
+    @property
+    def rotating(self) -> bool:
+        """Whether tokens of before are still valid beside the present ones."""
+
+    @property
+    def changed_at(self) -> datetime | None:
+        """When the present ones were made; None while there are none."""
+
+    async def rotate(self) -> Rotation:
+        """Return when the tokens of before are valid no more.
+
+        Raises OperationError where another rotation is under way, or files cannot be written.
         """
 
 
@@ -132,8 +205,14 @@ class Traffic(Protocol):
     def totals(self) -> TrafficTotals:
         """The sum over all workers that ever ran."""
 
+    def keep(self) -> None:
+        """Save it now: what is told next must not be lost with this process."""
+
     def processes(self) -> Sequence[Process]:
-        """Every process of this lb that runs now."""
+        """Every process of every lb that runs now."""
+
+    def certificates(self) -> Sequence[Certificate]:
+        """Those that clients of this lb are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +244,34 @@ class ProgramHost(Protocol):
 
     def changes(self) -> AsyncIterator[Sequence[Program]]:
         """The programs after each change, the present ones first."""
+
+
+class Journal(Protocol):
+    """What happened: it is told here, and can be asked for. Questions raise OperationError where
+    what is kept cannot be read.
+    """
+
+    def record(self, event: Event) -> None:
+        """Keep it. Never waits for the disk but for a list's own small file, and never raises."""
+
+    async def settled(self, within_s: float) -> None:
+        """Return when all that was recorded before is stored, or cannot be, or time is up."""
+
+    def listening(self, wake: Callable[[], None]) -> AbstractContextManager[None]:
+        """While this is entered, `wake` is called whenever there are new records."""
+
+    @property
+    def last(self) -> int:
+        """The number of the last record."""
+
+    async def after(self, seq: int, limit: int) -> Sequence[Record]:
+        """The next ones behind this number, in order; of a number that never was, the latest."""
+
+    async def records(self, span: Span) -> Sequence[Record]:
+        """Those of a span, in order."""
+
+    async def lists(self, span: Span) -> Sequence[Listed]:
+        """The lists of a span, in order, with all members; fewer at a time where they are long."""
+
+    async def list_at(self, moment: datetime) -> Listed | None:
+        """The list that was valid then; None where none is known."""

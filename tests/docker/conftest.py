@@ -122,7 +122,9 @@ def other_project() -> Iterator[Project]:
 def sleeper() -> Iterator[str]:
     """An image whose containers run until they are told not to, by SIGQUIT as nginx's are."""
     ref = f"lbctl-test-{secrets.token_hex(5)}:1"
-    dockerfile = f"FROM {BASE}\nSTOPSIGNAL SIGQUIT\nCMD {SLEEPER}\n"
+    # As an lb it says that it is ready; nobody else of these may write there, and need not.
+    script = json.dumps(["sh", "-c", f"touch /tmp/ready 2>/dev/null; {SLEEPER}"])
+    dockerfile = f"FROM {BASE}\nSTOPSIGNAL SIGQUIT\nENTRYPOINT {script}\n"
     docker("build", "-t", ref, "-", stdin=dockerfile)
     yield ref
     docker("rmi", ref)

@@ -9,6 +9,7 @@ import json
 import secrets
 import subprocess
 import time
+from collections import Counter
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,21 @@ class Stage:
         self.project = Project(Names(cli.project))
 
     @property
-    def lb(self) -> str:
-        return self.project.names.lb
+    def leader(self) -> str:
+        """The container of the lb that leads."""
+        return self.project.names.lb(self.cli.status()["leader"])
+
+    @property
+    def lbs(self) -> list[str]:
+        """The containers of all lbs that the leader knows, by name."""
+        lbs = {row["lb"] for row in self.cli.status()["processes"]}
+        return [self.project.names.lb(lb) for lb in sorted(lbs)]
+
+    def both_lbs(self) -> bool:
+        """Whether two lbs are there with all their processes."""
+        roles = Counter((row["lb"], row["role"]) for row in self.cli.status()["processes"])
+        wanted = {("supervisor", 1), ("controller", 1), ("worker", 2)}
+        return roles == {(lb, role): count for lb in "ab" for role, count in wanted}
 
     def full(self, name: str) -> str:
         return f"{self.cli.project}-{name}"

@@ -15,7 +15,7 @@ from lbctl.runtime.containers import Names
 from tests.docker.conftest import Project, docker, inspect
 from tests.docker.stage import Stage, new_cli, staged
 from tests.support.cli import Cli
-from tests.support.deadlines import scaled
+from tests.support.deadlines import scaled, until
 from tests.support.images import ensure_images
 
 if TYPE_CHECKING:
@@ -83,14 +83,21 @@ def test_compose_scales(composed: Stage) -> None:
 def test_what_compose_makes_is_what_up_makes(composed: Stage) -> None:
     with staged(new_cli()) as ours:
         ours.cli.ok("up", "--replicas", "1")
-        lb, backend = inspect(composed.lb), inspect(composed.full(min(own_names(composed))))
-        own_lb, own_backend = inspect(ours.lb), inspect(ours.full("backend-1"))
-        assert essence(lb, NAME) == essence(own_lb, ours.cli.project)
+        for piece in ("pod", "lb-a", "lb-b", "guard"):
+            theirs, own = inspect(composed.full(piece)), inspect(ours.full(piece))
+            assert essence(theirs, NAME) == essence(own, ours.cli.project), piece
+            # `up` also says what `lbctl scale` makes backends from; Compose makes them itself.
+            more = {"LBCTL_BACKEND_IMAGE"} if piece.startswith("lb") else set()
+            assert variables(own) - variables(theirs) == more
+            assert variables(theirs) <= variables(own)
+        backend = inspect(composed.full(min(own_names(composed))))
+        own_backend = inspect(ours.full("backend-1"))
         assert essence(backend, NAME) == essence(own_backend, ours.cli.project)
-        # `up` also says what `lbctl scale` makes backends from; Compose makes them itself.
-        assert variables(own_lb) - variables(lb) == {"LBCTL_BACKEND_IMAGE"}
-        assert variables(lb) <= variables(own_lb)
         assert variables(backend) == variables(own_backend) == {"PATH"}
+
+
+def test_both_lbs_serve(composed: Stage) -> None:
+    until(composed.both_lbs)
 
 
 def variables(facts: dict[str, Any]) -> set[str]:
@@ -104,7 +111,7 @@ def essence(facts: dict[str, Any], project: str) -> dict[str, Any]:
     labels = {
         name: value.replace(project, "PROJECT")
         for name, value in config["Labels"].items()
-        if name.startswith("lbctl.") and name != "lbctl.digest"
+        if name.startswith("lbctl.") and name not in ("lbctl.digest", "lbctl.revision")
     }
     # The engine's socket is the same one by its path through a link.
     mounts = [
@@ -118,12 +125,12 @@ def essence(facts: dict[str, Any], project: str) -> dict[str, Any]:
     ]
     same = (
         "RestartPolicy", "CapDrop", "CapAdd", "SecurityOpt", "ReadonlyRootfs", "LogConfig",
-        "Memory", "PidsLimit", "Privileged", "Tmpfs",
+        "Memory", "PidsLimit", "Privileged", "Tmpfs", "Sysctls",
     )  # fmt: skip
     return {
         "image": facts["Image"],
         "command": (config["Entrypoint"], config["Cmd"], config["User"], config.get("StopSignal")),
-        "stop timeout": config["StopTimeout"],
+        "stop timeout": config.get("StopTimeout"),
         "health check": config.get("Healthcheck"),
         "labels": labels,
         "mounts": sorted(mounts),
@@ -135,5 +142,5 @@ def essence(facts: dict[str, Any], project: str) -> dict[str, Any]:
             for port, ones in (host["PortBindings"] or {}).items()
             for one in ones
         ),
-        **{key: host[key] for key in same},
+        **{key: host.get(key) for key in same},
     }

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from lbctl.errors import EngineError
-from lbctl.model import EngineHealth, Instance, Phase
+from lbctl.errors import EngineError, ImageError
+from lbctl.model import LABEL_REVISION, EngineHealth, Instance, Phase, Release
 from lbctl.runtime.docker import DockerRuntime
 from tests.docker.conftest import BASE, docker, docker_aside, inspect
 from tests.support.deadlines import scaled
@@ -66,9 +66,14 @@ def of(container: str, action: str) -> Callable[[Change], bool]:
 
 
 @pytest.fixture
-def runtime(engine: Engine, project: Project, sleeper: str) -> DockerRuntime:
+def release(sleeper: str) -> Release:
+    return Release(image=sleeper)
+
+
+@pytest.fixture
+def runtime(engine: Engine, project: Project) -> DockerRuntime:
     project.make_surroundings()
-    return DockerRuntime(engine, project.name, sleeper)
+    return DockerRuntime(engine, project.name)
 
 
 @pytest_asyncio.fixture
@@ -84,8 +89,10 @@ async def only(runtime: DockerRuntime) -> Instance:
     return instance
 
 
-async def test_start_list_and_stop(runtime: DockerRuntime, project: Project) -> None:
-    ids = await runtime.start(3)
+async def test_start_list_and_stop(
+    runtime: DockerRuntime, release: Release, project: Project
+) -> None:
+    ids = await runtime.start(3, release)
 
     instances = {instance.id: instance for instance in await runtime.list()}
     assert set(ids) == set(instances)
@@ -104,8 +111,10 @@ async def test_start_list_and_stop(runtime: DockerRuntime, project: Project) -> 
     await runtime.stop(ids[0], 5)  # gone already is no error
 
 
-async def test_how_a_backend_is_confined(runtime: DockerRuntime, project: Project) -> None:
-    (identity,) = await runtime.start(1)
+async def test_how_a_backend_is_confined(
+    runtime: DockerRuntime, release: Release, project: Project
+) -> None:
+    (identity,) = await runtime.start(1, release)
     facts = inspect(identity)
     host = facts["HostConfig"]
     assert host["NetworkMode"] == project.names.network
@@ -127,36 +136,36 @@ async def test_how_a_backend_is_confined(runtime: DockerRuntime, project: Projec
         "/run/lbctl",
         False,
     )
-    assert facts["Config"]["Labels"] == project.names.labels("backend")
+    assert facts["Config"]["Labels"] == project.names.labels("backend") | {LABEL_REVISION: "1"}
     assert [e.partition("=")[0] for e in facts["Config"]["Env"]] == ["PATH"]
 
 
 async def test_start_takes_the_lowest_free_numbers(
-    runtime: DockerRuntime, project: Project
+    runtime: DockerRuntime, release: Release, project: Project
 ) -> None:
-    ids = await runtime.start(3)
+    ids = await runtime.start(3, release)
     await runtime.stop(next(i.id for i in await runtime.list() if i.name.endswith("-1")), 5)
     # A name is taken by whatever has it, label or not.
     docker("create", "--name", f"{project.name}-backend-4", "--label",
            f"lbctl.project={project.name}", BASE)  # fmt: skip
-    await runtime.start(2)
+    await runtime.start(2, release)
     numbers = {i.name.rpartition("-")[2] for i in await runtime.list()}
     assert numbers == {"1", "2", "3", "5"}
     assert len(ids) == 3
 
 
 async def test_a_start_that_fails_leaves_nothing(
-    engine: Engine, runtime: DockerRuntime, project: Project
+    runtime: DockerRuntime, release: Release, project: Project
 ) -> None:
-    (kept,) = await runtime.start(1)
-    with pytest.raises(EngineError, match=r"(?i)no such image"):
-        await DockerRuntime(engine, project.name, "lbctl-absent:1").start(3)
+    (kept,) = await runtime.start(1, release)
+    with pytest.raises(ImageError, match=r"(?i)no such image"):
+        await runtime.start(3, Release(image="lbctl-absent:1"))
     # An engine creates this one, and only finds out at the start that it cannot run.
     broken = f"{project.name}-broken:1"
     docker("build", "-t", broken, "-", stdin=f'FROM {BASE}\nCMD ["/not-there"]\n')
     try:
         with pytest.raises(EngineError, match="not-there"):
-            await DockerRuntime(engine, project.name, broken).start(10)
+            await runtime.start(10, Release(image=broken))
     finally:
         docker("rmi", broken)
     assert [i.id for i in await runtime.list()] == [kept]
@@ -164,9 +173,9 @@ async def test_a_start_that_fails_leaves_nothing(
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(
-    runtime: DockerRuntime, watcher: Watcher, project: Project
+    runtime: DockerRuntime, release: Release, watcher: Watcher, project: Project
 ) -> None:
-    starting = asyncio.create_task(runtime.start(4))
+    starting = asyncio.create_task(runtime.start(4, release))
     await watcher.until(lambda change: change.action == "connect")
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -186,8 +195,8 @@ async def test_stop_kills_what_does_not_end(runtime: DockerRuntime, project: Pro
     assert await runtime.list() == []
 
 
-async def test_stop_ends_a_paused_one(runtime: DockerRuntime) -> None:
-    (identity,) = await runtime.start(1)
+async def test_stop_ends_a_paused_one(runtime: DockerRuntime, release: Release) -> None:
+    (identity,) = await runtime.start(1, release)
     docker("pause", identity)
     await runtime.stop(identity, 1)
     assert await runtime.list() == []
@@ -264,9 +273,9 @@ async def test_another_project_s_are_not_listed(runtime: DockerRuntime, project:
 
 
 async def test_stop_is_known_before_the_end(
-    runtime: DockerRuntime, watcher: Watcher, project: Project
+    runtime: DockerRuntime, release: Release, watcher: Watcher, project: Project
 ) -> None:
-    (identity,) = await runtime.start(1)
+    (identity,) = await runtime.start(1, release)
     await watcher.until(of(identity, "start"))
     # It is deaf for half a second after its stop signal, as an nginx that finishes requests is.
     slow = docker(

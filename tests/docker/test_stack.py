@@ -88,7 +88,8 @@ def test_scaling_costs_no_request(stage: Stage) -> None:
 
 
 def test_up_again_changes_nothing(stage: Stage) -> None:
-    before, started = stage.cli.status(), inspect(stage.lb)["State"]["StartedAt"]
+    until(stage.both_lbs)
+    before, started = stage.cli.status(), [inspect(lb)["State"]["StartedAt"] for lb in stage.lbs]
     result = stage.cli("up")
     assert result.status == 0, result
     assert result.err.splitlines() == ["runtime: docker (it was asked for)"]
@@ -96,7 +97,7 @@ def test_up_again_changes_nothing(stage: Stage) -> None:
     assert after["processes"] == before["processes"]
     assert after["generation"] == before["generation"]
     assert [row["id"] for row in after["backends"]] == [row["id"] for row in before["backends"]]
-    assert inspect(stage.lb)["State"]["StartedAt"] == started
+    assert [inspect(lb)["State"]["StartedAt"] for lb in stage.lbs] == started
 
 
 def test_two_projects_side_by_side(stage: Stage) -> None:
@@ -238,5 +239,11 @@ def test_who_has_no_admin_endpoint_stays_out_unless_it_wants_no_list(stage: Stag
     stage.join("stranger-2", "sh", "-c", ANSWERS, image=BASE, labels=listless)
     stage.settle(THREE | {"stranger-2"}, listless={"stranger-2"})
     stage.report("docker run of one that takes no list", began)
-    answers = Counter(get(stage.cli.url + "/") for _ in range(16))  # each worker has its own turn
-    assert 2 <= answers["mine\n"] <= 6, answers
+    answers: Counter[str] = Counter()
+
+    def served() -> bool:
+        answers.update(get(stage.cli.url + "/") for _ in range(16))
+        return answers["mine\n"] >= 4
+
+    until(served)  # a newcomer's share is small at first (slow start)
+    assert len(answers) == 2, answers  # the others say one list

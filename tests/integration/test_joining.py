@@ -6,6 +6,7 @@ import asyncio
 import statistics
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp import web
 from lbctl.config import Control, Health
 from lbctl.control.http import HttpListWriter, HttpProbe
 from lbctl.control.reconciler import Reconciler
+from lbctl.core.credentials import token_of
 from lbctl.model import Backend, ControlStats, Instance, Phase
 from tests.support.deadlines import eventually, scaled
 from tests.support.fakes import FakeRoutes, MemoryStore
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 BACKENDS = 10
 ROUNDS = 15
-TOKEN = "5a" * 32
+SECRET = "5a" * 32
 
 
 class FakeNginx:
@@ -30,6 +32,7 @@ class FakeNginx:
 
     def __init__(self, number: int) -> None:
         self.ip = f"127.82.1.{number}"
+        self.token = ""
         self.files: dict[str, bytes] = {}
         self.asked_at = 0.0
         self.written_at = 0.0
@@ -45,6 +48,7 @@ class FakeNginx:
         try:
             port = runner.addresses[0][1]
             backend = Backend(self.ip, self.ip, self.ip, port, port)
+            self.token = token_of(SECRET, backend)
             yield Instance(self.ip, self.ip, Phase.RUNNING, backend)
         finally:
             await runner.cleanup()
@@ -54,7 +58,7 @@ class FakeNginx:
         return web.Response(text=f"{request.path} is ok\n")
 
     async def _put(self, request: web.Request) -> web.Response:
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.Response(status=401)
         self.files[request.match_info["name"]] = await request.read()
         self.written_at = time.monotonic()
@@ -67,7 +71,8 @@ class FakeNginx:
 
 @asynccontextmanager
 async def reconciling(routes: FakeRoutes) -> AsyncIterator[Reconciler]:
-    probe, writer = HttpProbe(scaled(1.0)), HttpListWriter(scaled(1.0), lambda: TOKEN)
+    probe = HttpProbe(Health(probe_timeout_s=scaled(1.0)))
+    writer = HttpListWriter(scaled(1.0), partial(token_of, SECRET))
     reconciler = Reconciler(
         Health(),
         Control(),

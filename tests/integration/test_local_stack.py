@@ -28,7 +28,7 @@ from tests.support.deadlines import scaled, until
 from tests.support.lists import assert_lists, expected_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 @pytest.fixture
@@ -112,6 +112,14 @@ def test_up_again_changes_nothing(stack: Cli) -> None:
     after = stack.status()
     assert after["processes"] == before["processes"]
     assert len(after["backends"]) == 2
+
+
+def test_certificates_that_cannot_be_served_end_nothing(stack: Cli, tmp_path: Path) -> None:
+    before = stack.status()["processes"]
+    refused = stack("up", "--tls-dir", str(tmp_path))
+    assert refused.status == 1
+    assert "no NAME.crt with a NAME.key, and no NAME.pem" in refused.err
+    assert stack.status()["processes"] == before
 
 
 def test_status_names_every_process_and_backend(stack: Cli) -> None:
@@ -206,13 +214,16 @@ def test_a_hung_worker_keeps_no_connection_waiting(stack: Cli) -> None:
 def test_connections_spread_over_the_workers(stack: Cli) -> None:
     held = []
     workers = stack.processes("worker")
+    # Somebody else's may still be closing.
+    until(lambda: not any(open_connections(pid, stack.port) for pid in workers))
     try:
         for _ in range(200):
             one = socket.create_connection(("127.0.0.1", stack.port), timeout=scaled(5))
             one.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
             assert one.recv(1000).startswith(b"HTTP/1.1 200")
             held.append(one)
-        counts = [open_connections(pid, stack.port) for pid in workers]
+        ours = {one.getsockname()[1] for one in held}
+        counts = [open_connections(pid, stack.port, ours) for pid in workers]
         print(f"200 connections over the workers: {counts}")
         assert sum(counts) == 200
         assert max(counts) - min(counts) <= 0.2 * 100
@@ -221,8 +232,8 @@ def test_connections_spread_over_the_workers(stack: Cli) -> None:
             one.close()
 
 
-def open_connections(pid: int, port: int) -> int:
-    """Established connections of a process with this local port."""
+def open_connections(pid: int, port: int, clients: Collection[int] = range(1 << 16)) -> int:
+    """Established connections of a process with this local port, from these ports."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -230,8 +241,13 @@ def open_connections(pid: int, port: int) -> int:
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    mine = [row for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == "01"]
-    return sum(row[9] in inodes for row in mine)
+    mine = [row for row in rows if port_of(row[1]) == port and row[3] == "01"]
+    return sum(row[9] in inodes and port_of(row[2]) in clients for row in mine)
+
+
+def port_of(address: str) -> int:
+    """Of an address as proc(5) has it."""
+    return int(address.rpartition(":")[2], 16)
 
 
 def test_a_killed_supervisor_takes_all_along_and_up_recovers(stack: Cli) -> None:
@@ -266,7 +282,7 @@ def test_a_killed_backend_is_started_again_and_its_list_is_right(stack: Cli) -> 
 
 def test_no_secret_is_visible(stack: Cli) -> None:
     state = stack.state / stack.project
-    tokens = [(state / "admin-token").read_text(), (state / "secrets" / "token").read_text()]
+    tokens = [(state / "admin-token").read_text(), (state / "publish-secret").read_text()]
     log = (state / "lb.log").read_text()
     for token in tokens:
         assert token.strip() not in log
@@ -277,7 +293,8 @@ def test_no_secret_is_visible(stack: Cli) -> None:
                     + Path(f"/proc/{pid}/cmdline").read_text()
                 )
                 assert token.strip() not in seen
-    assert (state / "admin-token").stat().st_mode & 0o777 == 0o400
+    for name in ("admin-token", "publish-secret"):
+        assert (state / name).stat().st_mode & 0o777 == 0o400
     assert (state / "secrets" / "tokens").stat().st_mode & 0o777 == 0o711
 
 

@@ -6,19 +6,24 @@ import signal
 import socket
 import subprocess
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lbctl.assets import NginxSite
+from lbctl.core.credentials import token_of
+from lbctl.model import Backend as Server
 from tests.support import contract
 from tests.support.contract import Backend
-from tests.support.deadlines import scaled
+from tests.support.credentials import admit
+from tests.support.deadlines import scaled, until
 from tests.support.nginx import NGINX, RunningNginx, lay_out, running_nginx
+from tests.support.schema import check_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
 
 pytestmark = [
     pytest.mark.nginx,
@@ -62,12 +67,43 @@ def test_a_write_that_breaks_off_changes_nothing(backend: Backend) -> None:
 
 
 def test_a_token_counts_from_when_its_file_is_there(nginx: RunningNginx) -> None:
-    file = nginx.site.tokens / nginx.token
     backend = Backend(nginx.ip, nginx.token)
-    file.unlink()
+    nginx.known.unlink()
     assert backend.put(b"1.1.1.1\n").status == 401
-    file.touch()
+    nginx.known.touch()
     assert backend.put(b"1.1.1.1\n").status == 204
+
+
+def test_one_backends_token_opens_no_other(nginx: RunningNginx) -> None:
+    """They share the directory of names."""
+    with running_nginx("127.81.16.3", nginx.site.tokens) as other:
+        for one, its in ((nginx, other.token), (other, nginx.token)):
+            assert Backend(one.ip, one.token).put(contract.LIST).status == 204
+            assert Backend(one.ip, its).put(b"6.6.6.6\n").status == 401
+            assert Backend(one.ip, one.token).get("/ips.txt").body == contract.LIST
+
+
+def test_what_the_directory_says_opens_nothing(nginx: RunningNginx) -> None:
+    """To somebody who may list it: a name has the fingerprint of a key, and not the key."""
+    [name] = [file.name for file in nginx.site.tokens.iterdir()]
+    fingerprint = name.removeprefix(f"{nginx.ip}-")
+    key = nginx.token.partition(".")[0]
+    for other in ("0" * 64, key[:-1] + ("1" if key[-1] == "0" else "0"), "", fingerprint, name):
+        assert Backend(nginx.ip, f"{other}.{fingerprint}").put(b"6.6.6.6\n").status == 401
+    assert Backend(nginx.ip, nginx.token).put(contract.LIST).status == 204
+
+
+def test_a_key_with_another_fingerprint_opens_nothing(nginx: RunningNginx) -> None:
+    """Of another key that is known there, or in another spelling of its own bytes."""
+    key, _, fingerprint = nginx.token.partition(".")
+    other = token_of("0" * 64, Server("other", "other", nginx.ip))
+    admit(nginx.site.tokens, other, nginx.ip)
+    swapped = f"{key}.{other.partition('.')[2]}"
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    respelled = alphabet[alphabet.index(fingerprint[-1]) ^ 1]  # bits that are no byte's
+    for token in (swapped, nginx.token[:-1] + respelled, f"{nginx.token},1"):
+        assert Backend(nginx.ip, token).put(b"6.6.6.6\n").status == 401
+    assert Backend(nginx.ip, other).put(contract.LIST).status == 204
 
 
 def test_a_list_that_cannot_be_written_leaves_the_old_one(nginx: RunningNginx) -> None:
@@ -160,3 +196,47 @@ def test_the_configuration_draws_no_warning(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert lines, "nginx -t says where it found the configuration in order"
     assert [line for line in lines if "[" in line] == []
+
+
+def test_what_did_not_come_through_an_lb_is_logged_as_the_schema_says(nginx: RunningNginx) -> None:
+    """As in a container; where nginx is a process, it logs no requests."""
+    log = nginx.site.directory / "access.log"
+    file = nginx.site.directory / "nginx.conf"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        text.replace("access_log off;", f'access_log "{log}" json if=$came_directly;', 1),
+        encoding="utf-8",
+    )
+    before = children(nginx.process.pid)
+    nginx.process.send_signal(signal.SIGHUP)
+    # One of before would answer without a line.
+    until(lambda: (now := children(nginx.process.pid)) and now.isdisjoint(before))
+    backend = Backend(nginx.ip, nginx.token)
+    until(lambda: backend.get("/ips.txt") and log.exists() and log.stat().st_size)
+    forged = '"}\n{"log": "audit'.replace("\n", "\t")
+    fields = {"X-Request-Id": forged, "X-Forwarded-For": "\\", "Authorization": "Bearer secret"}
+    backend.get("/a%0a%22?token=secret", fields | {"Cookie": "secret"})
+    backend.get('/"\\', fields)
+    backend.get("/ips.txt", fields | {"Via": "1.1 lbctl-1"})
+    with socket.create_connection((nginx.ip, 8080), timeout=scaled(5)) as end:
+        end.sendall(b"\x00\xff no HTTP\r\n\r\n")
+        end.recv(4096)
+    until(lambda: lines_of(log)[-1]["status"] == 400)  # the last of them
+    assert "secret" not in log.read_text()
+    rows = lines_of(log)[-3:]
+    assert [row["log"] for row in rows] == ["backend"] * 3
+    assert [row["target"] for row in rows] == ["/a%0a%22?", '/"\\', ""]
+    assert [row["status"] for row in rows] == [404, 404, 400]
+    assert rows[0]["request_id"] == forged
+
+
+def children(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return {int(child) for child in listed.split()}
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """All that is whole; each as the schema says."""
+    return [
+        check_line(line) for line in log.read_text().splitlines(keepends=True) if line[-1] == "\n"
+    ]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from lbctl.config import Control, Health
 from lbctl.control.http import HttpListWriter, HttpProbe
 from lbctl.control.reconciler import Reconciler
+from lbctl.core.credentials import name_of, token_of
 from lbctl.model import Backend, ControlStats, Instance, Phase, State
+from tests.support.credentials import admit
 from tests.support.deadlines import eventually, scaled
 from tests.support.fakes import FakeRoutes, MemoryStore
 from tests.support.nginx import NGINX, RunningNginx, ask, running_nginx
@@ -27,26 +30,27 @@ pytestmark = [
 ]
 
 IPS = ("127.82.2.9", "127.82.2.10", "127.82.2.11")
-TOKEN = "5a" * 32
+SECRET = "5a" * 32
 HEALTH = Health(probe_interval_s=0.1, first_probe_interval_s=0.02)
 CONTROL = Control(publish_retry_min_s=0.02, publish_retry_max_s=0.1, repair_interval_s=0.3)
 
 
 @pytest.fixture
 def fleet() -> Iterator[list[RunningNginx]]:
-    """Three backends that know one token, as the containers of a project do."""
+    """Three backends, each of which knows its own token."""
     with ExitStack() as stack:
         fleet = [stack.enter_context(running_nginx(ip)) for ip in IPS]
         for nginx in fleet:
-            (nginx.site.tokens / TOKEN).touch()
+            admit(nginx.site.tokens, token_of(SECRET, backend_of(nginx)), nginx.ip)
         yield fleet
 
 
+def backend_of(nginx: RunningNginx) -> Backend:
+    return Backend(nginx.ip, f"backend-{nginx.ip}", nginx.ip)
+
+
 def instances(fleet: list[RunningNginx]) -> list[Instance]:
-    return [
-        Instance(n.ip, f"backend-{n.ip}", Phase.RUNNING, Backend(n.ip, f"backend-{n.ip}", n.ip))
-        for n in fleet
-    ]
+    return [Instance(n.ip, f"backend-{n.ip}", Phase.RUNNING, backend_of(n)) for n in fleet]
 
 
 def served(nginx: RunningNginx) -> list[str]:
@@ -60,7 +64,8 @@ def served(nginx: RunningNginx) -> list[str]:
 @asynccontextmanager
 async def controlling(fleet: list[RunningNginx]) -> AsyncIterator[tuple[Reconciler, FakeRoutes]]:
     routes = FakeRoutes()
-    probe, writer = HttpProbe(scaled(1.0)), HttpListWriter(scaled(1.0), lambda: TOKEN)
+    probe = HttpProbe(Health(probe_timeout_s=scaled(1.0)))
+    writer = HttpListWriter(scaled(1.0), partial(token_of, SECRET))
     reconciler = Reconciler(
         HEALTH,
         CONTROL,
@@ -106,20 +111,22 @@ async def test_one_that_dies_is_off_the_list_of_the_others(fleet: list[RunningNg
 async def test_a_list_that_was_lost_is_written_again(fleet: list[RunningNginx]) -> None:
     async with controlling(fleet) as (reconciler, routes):
         await eventually(lambda: len(routes.routed) == 3 and not reconciler.lagging())
+        generation = reconciler.membership().generation
         fleet[1].list_file.write_bytes(b"")
         await eventually(lambda: served(fleet[1]) == list(IPS))
-        assert reconciler.membership().generation == 1
+        assert reconciler.membership().generation == generation
 
 
 async def test_one_that_refuses_the_token_stays_out(fleet: list[RunningNginx]) -> None:
-    (fleet[2].site.tokens / TOKEN).unlink()
+    token = token_of(SECRET, backend_of(fleet[2]))
+    (fleet[2].site.tokens / name_of(token, IPS[2])).unlink()
     async with controlling(fleet) as (reconciler, routes):
         await eventually(lambda: len(routes.routed) == 2 and not reconciler.lagging())
         rows = {row.ip: row for row in reconciler.backends()}
         assert rows[IPS[2]].state is State.ENROLLING
-        assert rows[IPS[2]].reason == "it does not take the list: it refused the token"
+        assert rows[IPS[2]].reason.startswith("it does not take the list: it refused its token: ")
         assert served(fleet[0]) == list(IPS[:2])
         assert served(fleet[2]) == []
-        (fleet[2].site.tokens / TOKEN).touch()
+        admit(fleet[2].site.tokens, token, IPS[2])
         await eventually(lambda: len(routes.routed) == 3 and not reconciler.lagging())
         assert served(fleet[2]) == list(IPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +109,12 @@ class Cli:
         assert found, f"no metric {name}"
         return sum(float(value) for value in found)
 
+    def logged(self) -> str:
+        """What the lb of a local stack has said; under load its log is soon cut (64 MiB)."""
+        log = self.state / self.project / "lb.log"
+        parts = [log.with_name("lb.log.1"), log]
+        return "".join(part.read_text() for part in parts if part.exists())
+
     def clean(self) -> None:
         """Remove the stack, whatever happened to it."""
         self("down")
@@ -114,9 +122,15 @@ class Cli:
 
 
 def get(url: str, within: float = 5.0) -> str:
-    """GET, as text. Raises OSError, also for a status that is an error."""
-    with urllib.request.urlopen(url, timeout=scaled(within)) as response:  # noqa: S310
-        body: bytes = response.read()
+    """GET, as text. Raises OSError, also for a status that is an error and an answer cut short."""
+    try:
+        with urllib.request.urlopen(url, timeout=scaled(within)) as response:  # noqa: S310
+            body: bytes = response.read()
+    except urllib.error.HTTPError as error:
+        error.close()  # it is the answer as well, and holds the connection
+        raise
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{url}: {error!r}") from error
     return body.decode()
 
 

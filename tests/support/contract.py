@@ -163,7 +163,8 @@ def check_every_status_is_signed(backend: Backend) -> None:
 def check_admin(backend: Backend) -> None:
     """401, 405, 413 and 404, and the list as it was after each of them."""
     assert backend.put(LIST).status == 204
-    wrong = "0" * 64 if backend.token != "0" * 64 else "1" * 64
+    key, _, fingerprint = backend.token.partition(".")
+    wrong = "0" * 64 if key != "0" * 64 else "1" * 64
     strangers = (
         "",
         f"Bearer {wrong}",
@@ -172,7 +173,12 @@ def check_admin(backend: Backend) -> None:
         f"Bearer  {backend.token}",
         f"Bearer {backend.token}0",
         f"Bearer {backend.token[:-1]}",
-        f"Bearer {backend.token.upper()}" if backend.token.upper() != backend.token else "Bearer",
+        f"Bearer {key.upper()}.{fingerprint}" if key.upper() != key else "Bearer",
+        f"Bearer {wrong}.{fingerprint}",
+        f"Bearer {key}",
+        f"Bearer {key}.",
+        f"Bearer .{fingerprint}",
+        f"Bearer {fingerprint}.{key}",
         f"Bearer {backend.token}/",
         "Bearer .",
         "Bearer ../tokens/" + backend.token,

@@ -13,7 +13,8 @@ from lbctl.ports import Change
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from lbctl.model import Membership, Snapshot
+    from lbctl.errors import LbctlError
+    from lbctl.model import Membership, Release, Snapshot
 
 
 def running(name: str, ip: str = "", **changes: Any) -> Instance:
@@ -32,8 +33,11 @@ class FakeRuntime:
         self.lists = 0
         self.watches = 0
         self.graces: dict[str, float] = {}  # by id: how each was stopped
-        self.list_error: EngineError | None = None
+        self.list_error: LbctlError | None = None
         self.start_error: EngineError | None = None
+        self.start_errors: dict[str, LbctlError] = {}  # by image
+        self.phases: dict[str, Phase] = {}  # by image: what becomes of its containers
+        self.said: dict[str, list[str]] = {}  # by id: lines of its log
         self.stop_errors: dict[str, EngineError] = {}
         self.may_list = asyncio.Event()
         self.may_list.set()
@@ -56,17 +60,21 @@ class FakeRuntime:
         self.instances[instance.id] = instance
         self.emit(action, instance.id)
 
-    async def start(self, count: int) -> list[str]:
+    async def start(self, count: int, release: Release) -> list[str]:
+        self.calls.append(f"start {count}")
         await self.may_start.wait()
-        if self.start_error is not None:
-            raise self.start_error
+        error = self.start_errors.get(release.image, self.start_error)
+        if error is not None:
+            raise error
         ids = []
         for _ in range(count):
             self._named += 1
             name = f"own-{self._named}"
-            self.put(running(name, ip=f"10.0.1.{self._named}"))
+            newcomer = running(
+                name, ip=f"10.0.1.{self._named}", revision=release.revision, image=release.image
+            )
+            self.put(replace(newcomer, phase=self.phases.get(release.image, Phase.RUNNING)))
             ids.append(name)
-        self.calls.append(f"start {count}")
         return ids
 
     async def stop(self, instance_id: str, grace_s: float) -> None:
@@ -76,6 +84,9 @@ class FakeRuntime:
         self.graces[instance_id] = grace_s
         self.calls.append(f"stop {instance_id}")
         self.emit("destroy", instance_id)
+
+    async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:
+        return self.said.get(instance_id, [])[-count:]
 
     async def list(self) -> list[Instance]:
         self.calls.append("list")

@@ -283,13 +283,14 @@ def _ensure_ready(docker: _Docker, name: str, tree: _Tree) -> str:
     return tag
 
 
-def _ensure(docker: _Docker, image: str, tag: str, ready: str) -> None:
+def _ensure(docker: _Docker, image: str, tag: str, ready: str, base: str) -> None:
     context = assets.build_context(image)
     inputs = hashlib.sha256(ready.encode() + context).hexdigest()
     if (docker.labels(tag) or {}).get(INPUTS_LABEL) != inputs:
         labels = {INPUTS_LABEL: inputs, STAND_IN_LABEL: "1"}
         dockerfile = f"images/{image}/Dockerfile"
-        docker.build(tag, dockerfile, iter([context]), labels, {"READY": ready})
+        arguments = {"READY": ready, "BASE_SHA256": "" if base == BASE else "any"}
+        docker.build(tag, dockerfile, iter([context]), labels, arguments)
 
 
 def ensure_images(
@@ -308,8 +309,8 @@ def ensure_images(
         fcntl.flock(held, fcntl.LOCK_EX)
         engine = _Docker(docker)
         base = _ensure_base(engine)
-        _ensure(engine, "nginx", nginx, _ensure_ready(engine, "nginx", _nginx_files()))
-        _ensure(engine, "lb", lb, _ensure_ready(engine, "python", _python_files()))
+        _ensure(engine, "nginx", nginx, _ensure_ready(engine, "nginx", _nginx_files()), base)
+        _ensure(engine, "lb", lb, _ensure_ready(engine, "python", _python_files()), base)
         for tag in (nginx, lb):
             name, _, version = tag.rpartition(":")
             if version == __version__:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import os
@@ -15,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbctl.assets import NginxSite, initial_files, render_nginx
+from lbctl.core.credentials import token_of
+from lbctl.model import Backend
 from lbctl.paths import PROGRAM_UID
-from tests.support.deadlines import eventually, scaled
+from tests.support.credentials import admit
+from tests.support.deadlines import scaled, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,10 +66,11 @@ def ask(
 
 @dataclass(frozen=True, slots=True)
 class RunningNginx:
-    """One that serves. `token` opens its admin port."""
+    """One that serves. `token` opens its admin port; `known` is the file by which it knows that."""
 
     ip: str
     token: str
+    known: Path
     site: NginxSite
     process: subprocess.Popen[bytes]
 
@@ -96,18 +99,21 @@ def lay_out(site: NginxSite) -> Path:
 
 
 @contextlib.contextmanager
-def running_nginx(ip: str) -> Iterator[RunningNginx]:
-    """An nginx on ports 8080 and 9000 of a loopback address that no other test uses."""
+def running_nginx(ip: str, tokens: Path | None = None) -> Iterator[RunningNginx]:
+    """An nginx on ports 8080 and 9000 of a loopback address that no other test uses. Those of a
+    project share `tokens`.
+    """
     assert NGINX is not None
-    token = secrets.token_hex(32)
+    token = token_of(secrets.token_hex(32), Backend("tested", "tested", ip))
     # Not pytest's tmp_path: nginx's workers are another user, whom it does not let through.
     root = Path(tempfile.mkdtemp(prefix="lbctl-nginx-"))
     process: subprocess.Popen[bytes] | None = None
     try:
         root.chmod(0o711)
-        tokens = root / "tokens"
-        tokens.mkdir(mode=0o711)
-        (tokens / token).touch()
+        if tokens is None:
+            tokens = root / "tokens"
+            tokens.mkdir(mode=0o711)
+        known = admit(tokens, token, ip)
         site = NginxSite(
             public=f"{ip}:8080",
             admin=f"{ip}:9000",
@@ -116,8 +122,8 @@ def running_nginx(ip: str) -> Iterator[RunningNginx]:
             error_log=root / "error.log",
         )
         process = subprocess.Popen([NGINX, "-c", str(lay_out(site))], **_UNPRIVILEGED)
-        running = RunningNginx(ip, token, site, process)
-        asyncio.run(eventually(running.serves))
+        running = RunningNginx(ip, token, known, site, process)
+        until(running.serves, within=5)
         yield running
     finally:
         if process is not None:

@@ -12,16 +12,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from lbctl.config import Balancing, Config, Limits, Retries, Timeouts, Trust
-from lbctl.model import Backend, Snapshot
+from lbctl.config import Balancing, Config, Health, Limits, Retries, Timeouts, Tls, Trust
+from lbctl.model import Backend, Failure, Snapshot
 from lbctl.proxy.accesslog import AccessLog
 from lbctl.proxy.forwarder import Forwarder
 from lbctl.proxy.listener import Listener
+from lbctl.proxy.tls import TlsPort
 from tests.support.deadlines import eventually, scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
 
+    from lbctl.certificates import Credentials
     from lbctl.proxy.pool import Pool
 
 T = TypeVar("T")
@@ -197,19 +199,25 @@ class ScriptedBackend:
 class Proxy:
     """Forwarder and Listener between scripted ends."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, credentials: Credentials | None = None) -> None:
         self.lines: list[str] = []
         self.suspects: list[str] = []
+        self.failing: list[tuple[str, Failure]] = []
         self.settled = 0
         self.others: list[int] = []
         self.forwarder = Forwarder(
             config,
             access_log=AccessLog(self.lines.append),
             on_suspect=self.suspects.append,
+            on_failing=lambda backend_id, cause: self.failing.append((backend_id, cause)),
             on_settled=self._on_settled,
         )
         self.socket = loopback()
-        self.listener = Listener(self.forwarder, [self.socket], lambda: self.others)
+        self.tls_socket = loopback()
+        self.tls = tls = TlsPort(self.forwarder, credentials) if credentials else None
+        self.listener = Listener(
+            self.forwarder, [self.socket], lambda: self.others, [self.tls_socket], tls
+        )
         self.listener.start()
         self._clients: list[Client] = []
         self._backends: list[ScriptedBackend] = []
@@ -220,6 +228,10 @@ class Proxy:
     @property
     def port(self) -> int:
         return cast("int", self.socket.getsockname()[1])
+
+    @property
+    def tls_port(self) -> int:
+        return cast("int", self.tls_socket.getsockname()[1])
 
     async def backend(self, name: str, *, id: str = "") -> ScriptedBackend:  # noqa: A002
         """A backend that listens, but is not routed to yet."""
@@ -267,6 +279,9 @@ class Proxy:
         await eventually(lambda: not self.forwarder.downstreams)
         await eventually(lambda: not any(pool.open for pool in self.forwarder.pools.values()))
         self.socket.close()
+        self.tls_socket.close()
+        if self.tls is not None:
+            self.tls.close()
         # Whatever a test did, nothing may be left in flight.
         assert [pool.in_flight for pool in self.forwarder.pools.values() if pool.in_flight] == []
         assert self.forwarder.live == 0
@@ -301,6 +316,9 @@ async def proxied(
     retries: Retries | None = None,
     balancing: Balancing | None = None,
     trust: Trust | None = None,
+    health: Health | None = None,
+    tls: Tls | None = None,
+    credentials: Credentials | None = None,
 ) -> AsyncIterator[tuple[Proxy, list[ScriptedBackend]]]:
     """A proxy that routes to backends of these names.
 
@@ -312,8 +330,10 @@ async def proxied(
         retrying=retries or Retries(),
         balancing=balancing or Balancing(),
         trust=trust or Trust(),
+        health=health or Health(),
+        tls=tls or Tls(),
     )
-    proxy = Proxy(settings)
+    proxy = Proxy(settings, credentials)
     try:
         backends = [await proxy.backend(name) for name in names]
         proxy.route(*backends)

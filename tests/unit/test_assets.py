@@ -42,7 +42,7 @@ def test_nginx_configuration_has_every_value_in_its_place() -> None:
     assert "listen 127.1.2.3:8080 default_server" in text
     assert "listen 127.1.2.3:9000 default_server" in text
     assert 'root "/srv/a b/www";' in text
-    assert '(-f "/srv/tokens/$token")' in text
+    assert '(-f "/srv/tokens/$server_addr-$fingerprint")' in text
     assert 'error_log "/srv/error.log";' in text
 
 

@@ -30,7 +30,15 @@ def other_value(name: str) -> str:
     """A value of that leaf which is allowed and is not the default."""
     leaf = LEAVES[name]
     if leaf.kind is str:
-        special = {"hash_key": "header:x-user", "trusted_proxies": "10.0.0.0/8, 192.0.2.7"}
+        special = {
+            "hash_key": "header:x-user",
+            "trusted_proxies": "10.0.0.0/8, 192.0.2.7",
+            "allow_networks": "10.0.0.0/8, 2001:db8::/32",
+            "deny_networks": "192.0.2.7",
+            "probe_path": "/up",
+            "probe_status": "200,204",
+            "probe_headers": "Host: site.example; X-Check: 1",
+        }
         other = special.get(name, "other")
         return next((choice for choice in leaf.choices if choice != leaf.default), other)
     low = leaf.low if leaf.low is not None else 0

@@ -7,14 +7,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lbctl.cli import reference
+from lbctl.cli import manual, reference
 from lbctl.cli.app import lbctl
 from lbctl.config import LEAVES
+from lbctl.core import allowlist
 from lbctl.core.origin import Hop, Origin
 from lbctl.proxy.accesslog import AccessLog
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -37,13 +42,18 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert read("docs/configuration.md") == reference.text(), "make reference"
 
 
-def test_the_reference_is_a_program() -> None:
+def test_the_manual_is_what_the_code_says() -> None:
+    assert read("docs/cli.md") == manual.text(), "make reference"
+
+
+@pytest.mark.parametrize("made", [reference, manual])
+def test_what_is_generated_comes_from_a_program(made: ModuleType) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lbctl.cli.reference"],
+        [sys.executable, "-m", made.__name__],
         env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=True,
         timeout=60,
     )  # fmt: skip
-    assert done.stdout == reference.text()
+    assert done.stdout == made.text()
 
 
 @by_name
@@ -63,6 +73,17 @@ def test_commands_and_their_flags_exist(document: Path) -> None:
         for word in words:
             if word.startswith("--"):
                 assert word.partition("=")[0] in options, f"lbctl {command} {word}"
+
+
+def test_the_guard_s_document_has_every_call_and_every_reason() -> None:
+    text = read("docs/guard.md")
+    listed = [line.split("|")[1] for line in text.splitlines() if re.match(r"\| `[A-Z]+ /", line)]
+    asked = re.findall(r"^    (GET|POST|PUT|DELETE) +(/\S+)", allowlist.__doc__ or "", re.MULTILINE)
+    assert len(asked) > 8
+    for method, path in asked:
+        assert any(f"`{method} {path.partition('?')[0]}" in line for line in listed), path
+    for reason in allowlist.REASONS:
+        assert f"`{reason}`" in text.partition("## How it refuses")[2], reason
 
 
 def test_commands_are_found() -> None:
@@ -99,7 +120,8 @@ def test_the_access_log_has_the_fields_it_is_said_to_have() -> None:
     log.add((1.1, 1.0, origin, None, 1, 400, 32, 0.0, 0.0, None, 0))
     log.flush()
     fields = list(json.loads(written[0]))
-    text = read("docs/logging.md")
+    _, _, after = read("docs/logging.md").partition("\n## Access\n")
+    text, _, _ = after.partition("\n## ")
     (example,) = re.findall(r"^    (\{.+\})$", text, re.MULTILINE)
     assert list(json.loads(example)) == fields
     rows = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)

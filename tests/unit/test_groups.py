@@ -38,7 +38,7 @@ def test_a_group_left_out_is_told_with_the_reason() -> None:
     [
         ("docker", "LBCTL_TEST_REQUIRE names docker, which cannot run: no Docker engine"),
         ("unit, docker", "names docker"),
-        ("doker", "'doker' is none of unit, nginx, docker"),
+        ("doker", "'doker' is none of unit, nginx, docker, browser"),
     ],
 )
 def test_a_required_group_that_cannot_run_is_a_failure(require: str, says: str) -> None:

@@ -1,7 +1,7 @@
 """The layers of docs/architecture.md: a module imports only what stands to its right.
 
-cli -> process, deploy -> admin, control, proxy, runtime -> assets, tokens
-    -> ports, config, paths -> core -> model -> errors
+cli -> process, deploy, verify -> guard -> admin, control, proxy, runtime
+    -> assets, certificates, tokens -> ports, config, paths -> core -> model -> errors
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ PACKAGE = Path(lbctl.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"process", "deploy"},
+    {"process", "deploy", "verify"},
+    {"guard"},
     {"admin", "control", "proxy", "runtime"},
-    {"assets", "tokens"},
+    {"assets", "certificates", "tokens"},
     {"ports", "config", "paths"},
     {"core"},
     {"model"},
@@ -35,19 +36,20 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # What a pure core may not even import: time, chance and the outside are arguments.
 IMPURE = {
-    "asyncio", "concurrent", "fcntl", "http", "io", "logging", "multiprocessing", "os", "pathlib",
-    "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl",
-    "subprocess", "tempfile", "threading", "time", "urllib",
+    "asyncio", "concurrent", "fcntl", "gzip", "http", "io", "logging", "multiprocessing", "os",
+    "pathlib", "queue", "random", "secrets", "select", "selectors", "shutil", "signal", "socket",
+    "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib",
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today"}
 
 # Libraries that belong to one place, so that their exceptions are mapped there.
 HOMES = {
     "aiodocker": {"runtime"},
-    "aiohttp": {"admin", "control", "runtime", "cli"},
+    "aiohttp": {"admin", "control", "guard", "runtime", "cli"},
     "click": {"cli"},
     "rich": {"cli"},
     "prometheus_client": {"admin"},
+    "sqlite3": {"control"},
     "uvloop": {"process"},
 }
 

@@ -1,77 +1,93 @@
 """The admin port: health, metrics, and the JSON API that the command line speaks.
 
-Reads ask the ports and answer at once. The one change, `POST /api/v1/scale`, answers when the
-list on every backend says so, or with the reason why it does not. Every error is
-`{"error": "one or two plain lines"}`.
+Reads ask the ports and answer at once. Of the changes, `scale`, `drain`, `undrain` and
+`token/rotate` answer when it is done, or with the reason why it is not; `rollout` answers at once,
+and `status` shows how far it is. Every error is `{"error": "one or two plain lines"}`, with the
+last lines of a log behind them where these tell why. openapi.json, which is served too, describes
+all of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import html
-import json
 import logging
-import time
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from lbctl.admin.auth import Access, is_cross_site
+from lbctl.admin.answers import error_answer, failed, refused
+from lbctl.admin.audit import UNKNOWN, Audit, Entry
+from lbctl.admin.bodies import parse_nothing, parse_reload, parse_rollout, parse_scale
+from lbctl.admin.description import openapi
+from lbctl.admin.documents import (
+    history_document,
+    process_document,
+    rollout_document,
+    rotation_document,
+)
+from lbctl.admin.door import Bounds, Connection, Door
+from lbctl.admin.live import Live
 from lbctl.admin.metrics import LbCollector, registry
-from lbctl.admin.rates import IDLE, Rate, RateWindow
-from lbctl.config import MAX_REPLICAS
+from lbctl.admin.overview import Overview, in_rotation, now
+from lbctl.admin.pages import Pages
+from lbctl.admin.past import Past
+from lbctl.admin.sse import Streams
+from lbctl.config import shown
 from lbctl.core.iplist import timestamp
 from lbctl.core.text import printable
-from lbctl.errors import (
-    DeadlineError,
-    EngineError,
-    EngineUnavailableError,
-    LbctlError,
-    OperationError,
-    UsageError,
-)
-from lbctl.model import State
+from lbctl.errors import LbctlError, UsageError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
-    from lbctl.model import BackendStatus, ControlStats
-    from lbctl.ports import Fleet, Scaler, Traffic
+    from lbctl.admin.auth import Access
+    from lbctl.model import ControlStats
+    from lbctl.ports import Fleet, Journal, Reloader, Rotator, Scaler, Traffic
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Change = Callable[[web.Request, bytes, Entry], Awaitable[web.Response]]
 
 log = logging.getLogger("lbctl.admin")
 
 BODY_LIMIT_BYTES = 65_536
+_CHANGE = "change-"  # the beginning of the names of the routes that change something
 _SAMPLE_INTERVAL_S = 1.0
-_SHUTDOWN_S = 1.0
+_SETTLED_S = 0.25
+_SHUTDOWN_S = 0.2  # who waits for a change asks again; nobody leads until this has ended
+_POLICY = "Content-Security-Policy"
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    _POLICY: "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "lbctl",
 }
+_entry: ContextVar[Entry] = ContextVar("entry")  # of the request that this task answers
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What does not change while a controller lives. Addresses are "host:port"."""
+    """What hardly changes while a controller lives. Addresses are "host:port"."""
 
     project: str
     runtime: str
     version: str
     address: str
     admin_address: str
+    leader: str = ""  # the name of the lb that answers, where there are several
 
 
 class AdminServer:
     """Serves one lb's admin port from `start` to `close`.
 
-    It owns the window of samples that req/s and p99 come from; everything else it shows is
-    asked of its owner at each request.
+    It has what was measured sampled at a steady pace; everything else it shows is asked of its
+    owner at each request.
     """
 
     def __init__(
@@ -79,40 +95,81 @@ class AdminServer:
         fleet: Fleet,
         traffic: Traffic,
         scaler: Scaler,
+        reloader: Reloader,
+        rotator: Rotator,
         stats: ControlStats,
         facts: Facts,
         access: Access,
+        bounds: Bounds | None = None,
+        *,
+        journal: Journal,
     ) -> None:
         self._fleet = fleet
         self._traffic = traffic
         self._scaler = scaler
+        self._reloader = reloader
+        self._rotator = rotator
         self._stats = stats
         self._facts = facts
         self._access = access
+        self._bounds = bounds or Bounds()
+        self._audit = Audit(facts.leader, record=journal.record)
+        self._journal = journal
+        # Of the connections two fifths may watch, and half follow; the rest is for who asks.
+        self._past = Past(journal, self._bounds.connections // 2)
+        self._streams = Streams(max(1, self._bounds.connections * 2 // 5))
         info = {"version": facts.version, "project": facts.project, "runtime": facts.runtime}
         self._registry = registry(LbCollector(fleet, traffic, stats, info))
-        self._window = RateWindow()
+        self._pages = Pages()
+        self._overview = Overview(fleet, traffic, scaler, stats, facts)
+        self._live = Live(self._streams, self._overview.view, self._overview.series, now)
         self._sampler: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket, which is closed with the server."""
+        app = self.application()
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await self._runner.setup()
+        await Door(self._runner, listener, self._bounds, _HEADERS).start()
+        self._sampler = asyncio.create_task(self._sample(), name="admin-sampler")
+
+    def reached_at(self, address: str | None, admin_address: str | None) -> None:
+        """Under which addresses clients reach traffic and this port; None for one not known."""
+        facts = self._facts
+        self._facts = replace(
+            facts,
+            address=address or facts.address,
+            admin_address=admin_address or facts.admin_address,
+        )
+
+    def application(self) -> web.Application:
+        """The routes. openapi.json has the same."""
         app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[self._guarded])
+        app.on_response_prepare.append(_add_headers)
+        app.on_shutdown.append(self._past.close)
         app.add_routes(
             [
-                web.get("/", self._index),
+                web.get("/", self._pages.index),
+                web.get("/assets/{file}", self._pages.asset),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
+                web.get("/api/v1/openapi.json", self._description),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/backends", self._backends),
-                web.post("/api/v1/scale", self._scale),
+                web.get("/api/v1/settings", self._settings),
+                web.get("/api/v1/live", self._live.answer),
+                *self._past.routes(),
+                self._change("scale", self._scale),
+                self._change("reload", self._reload),
+                self._change("rollout", self._rollout),
+                self._change("token/rotate", self._rotate),
+                self._change("backends/{id}/drain", self._drain),
+                self._change("backends/{id}/undrain", self._undrain),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
-        self._sampler = asyncio.create_task(self._sample(), name="admin-sampler")
+        return app
 
     async def close(self) -> None:
         """Stop serving; requests still waiting for a change are broken off."""
@@ -120,80 +177,101 @@ class AdminServer:
             self._sampler.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sampler
+        self._streams.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _sample(self) -> None:
         while True:
-            self._window.observe(time.monotonic(), self._traffic.totals())
+            self._overview.sample()
+            self._live.beat()
             await asyncio.sleep(_SAMPLE_INTERVAL_S)
 
     # Who gets in, and how errors leave
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await self._answer(request, handler)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
+        connection = request.protocol
+        assert isinstance(connection, Connection)  # noqa: S101 - Door makes no others
+        connection.begins()
+        entry = self._new_entry(request)
+        _entry.set(entry)
+        status = None
+        try:
+            response = await self._answer(request, handler, entry)
+            status = response.status
+        finally:
+            self._audit.close(entry, status)
+            connection.ends()
+        if entry.action and entry.token == "held":  # noqa: S105 - a word
+            # What was acknowledged is in the history.
+            await self._journal.settled(_SETTLED_S)
         return response
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        free = request.path == "/healthz"
-        if not free and not self._access.may_read(request.remote, request.headers):
-            return _unauthorized("the admin token is needed to read from this address")
+    def _new_entry(self, request: web.Request) -> Entry:
+        entry = Entry(
+            client=request.remote or "",
+            token=self._access.token_in(request.headers),
+            agent=request.headers.get("User-Agent", ""),
+            method=request.method,
+            path=request.path,
+        )
+        name = request.match_info.route.name or ""
+        if name.startswith(_CHANGE):
+            entry.action = name.removeprefix(_CHANGE)
+        elif request.method not in ("GET", "HEAD"):
+            entry.action = UNKNOWN
+        return entry
+
+    async def _answer(
+        self, request: web.Request, handler: Handler, entry: Entry
+    ) -> web.StreamResponse:
+        hosts, headers = request.headers.getall("Host", []), request.headers
+        objection = self._access.objection(request.method, request.remote, hosts, headers)
+        if objection is not None:
+            return refused(entry, objection.status, objection.kind, objection.text)
         try:
             return await handler(request)
         except web.HTTPException as error:
-            response = _error(error.status, f"{request.method} {request.path}: {error.reason}")
-            if "Allow" in error.headers:
-                response.headers["Allow"] = error.headers["Allow"]
+            response = error_answer(
+                error.status, f"{request.method} {request.path}: {error.reason}"
+            )
+            for name in ("Allow", "Retry-After"):
+                if name in error.headers:
+                    response.headers[name] = error.headers[name]
             return response
         except LbctlError as error:
-            return _error(_status_of(error), str(error))
+            return failed(error)
         except Exception:
             log.exception("%s %s failed", request.method, printable(request.path))
-            return _error(500, "the controller failed at this; its log says how")
+            return error_answer(500, "the controller failed at this; its log says how")
 
     # Reads
-
-    async def _index(self, _request: web.Request) -> web.Response:
-        project = html.escape(self._facts.project)
-        links = "".join(
-            f'<li><a href="{path}">{path}</a>: {what}'
-            for path, what in (
-                ("/api/v1/status", "the processes and every backend"),
-                ("/api/v1/backends", "every backend"),
-                ("/metrics", "for Prometheus"),
-                ("/readyz", "whether a backend is in rotation"),
-                ("/healthz", "whether the controller runs"),
-            )
-        )
-        page = (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>lbctl {project}</title>'
-            f"<h1>lbctl {html.escape(self._facts.version)}, project {project}</h1><ul>{links}</ul>"
-        )
-        return web.Response(text=page, content_type="text/html")
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        if self._stats.discovery_synced_monotonic_s is None:
-            return _error(503, "the runtime has not been listed yet")
         backends = self._fleet.backends()
-        if not _in_rotation(backends):
-            return _error(503, f"no backend is in rotation ({len(backends)} known)")
+        if not in_rotation(backends):
+            if self._stats.discovery_synced_monotonic_s is None:
+                return error_answer(503, "the runtime has not been listed yet")
+            return error_answer(503, f"no backend is in rotation ({len(backends)} known)")
         return web.Response(text="ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        self._traffic.keep()  # or the next leader's counters might be lower than these
         encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = encoder(self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
+    async def _description(self, _request: web.Request) -> web.Response:
+        return web.json_response(openapi(self._facts.version))
+
     async def _status(self, _request: web.Request) -> web.Response:
         membership = self._fleet.membership()
         backends = self._fleet.backends()
-        facts = self._facts
+        facts, changed_at = self._facts, self._rotator.changed_at
         return web.json_response(
             {
                 "project": facts.project,
@@ -204,44 +282,74 @@ class AdminServer:
                 "replicas": self._scaler.replicas,
                 "generation": membership.generation,
                 "updated_at": timestamp(membership.updated_at),
-                "in_rotation": _in_rotation(backends),
-                "processes": [
-                    {
-                        "role": process.role,
-                        "name": process.name,
-                        "pid": process.pid,
-                        "restarts": process.restarts,
-                        "started_at": timestamp(process.started_at),
-                    }
-                    for process in self._traffic.processes()
-                ],
-                "backends": self._rows(backends),
+                "in_rotation": in_rotation(backends),
+                "leader": facts.leader,
+                "settings": shown(self._reloader.settings()),
+                "tokens": {
+                    "rotating": self._rotator.rotating,
+                    "changed_at": None if changed_at is None else timestamp(changed_at),
+                },
+                "runtime_problem": self._runtime_problem(),
+                "rollout": rollout_document(self._scaler.rollout),
+                "healing": {
+                    "state": self._scaler.healing.state.value,
+                    "message": self._scaler.healing.message,
+                },
+                "history": history_document(self._stats.history),
+                "processes": [process_document(one) for one in self._traffic.processes()],
+                "backends": self._overview.rows(backends),
             }
         )
 
-    async def _backends(self, _request: web.Request) -> web.Response:
-        return web.json_response({"backends": self._rows(self._fleet.backends())})
+    def _runtime_problem(self) -> str:
+        stats = self._stats
+        if stats.discovery_problem or stats.discovery_synced_monotonic_s is not None:
+            return printable(stats.discovery_problem)
+        return "the runtime has not been listed yet"
 
-    def _rows(self, backends: Sequence[BackendStatus]) -> list[dict[str, Any]]:
-        totals = self._traffic.totals()
-        rates = self._window.rates(time.monotonic(), totals)
-        in_flight = {id_: traffic.in_flight for id_, traffic in totals.backends.items()}
-        return [
-            _row(status, in_flight.get(status.id, 0), rates.get(status.id, IDLE))
-            for status in backends
-        ]
+    async def _backends(self, _request: web.Request) -> web.Response:
+        return web.json_response({"backends": self._overview.rows(self._fleet.backends())})
+
+    async def _settings(self, request: web.Request) -> web.Response:
+        """As they are: what status does not show of them may be a secret."""
+        if not self._access.holds_token(request.headers):
+            return refused(_entry.get(), 401, "token", "the settings need the admin token")
+        return web.json_response({"settings": dict(self._reloader.settings())})
 
     # Changes
 
-    async def _scale(self, request: web.Request) -> web.Response:
-        if is_cross_site(request.headers):
-            return _error(403, "changes are not taken from another site's page")
-        if not self._access.holds_token(request.headers):
-            return _unauthorized("changes need the admin token")
-        if request.content_type != "application/json":
-            return _error(415, "the body must be application/json")
-        replicas = parse_scale(await request.read())
-        before = _in_rotation(self._fleet.backends())
+    def _change(self, path: str, change: Change) -> web.RouteDef:
+        """The route of what takes the token, and a body of JSON."""
+
+        async def carry_out(request: web.Request) -> web.Response:
+            entry = _entry.get()
+            if not self._access.holds_token(request.headers):
+                return refused(entry, 401, "token", "changes need the admin token")
+            if request.content_type != "application/json":
+                return refused(entry, 415, "content-type", "the body must be application/json")
+            if "Content-Encoding" in request.headers:
+                return refused(entry, 415, "content-type", "the body must not be compressed")
+            try:
+                async with asyncio.timeout(self._bounds.head_s):
+                    raw = await request.read()
+            except TimeoutError:
+                return refused(entry, 408, "body", "the body did not come in time")
+            except web.HTTPRequestEntityTooLarge:
+                text = f"the body is longer than {BODY_LIMIT_BYTES} bytes"
+                return refused(entry, 413, "body", text)
+            try:
+                return await change(request, raw, entry)
+            except UsageError:
+                entry.refused = "" if entry.parameters is not None else "body"
+                raise
+
+        name = path.removeprefix("backends/{id}/").replace("/", "-")
+        return web.post(f"/api/v1/{path}", carry_out, name=_CHANGE + name)
+
+    async def _scale(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        replicas = parse_scale(raw)
+        entry.parameters = {"replicas": replicas}
+        before = in_rotation(self._fleet.backends())
         log.info("scale to %d, asked by %s", replicas, request.remote)
         await self._scaler.scale(replicas)
         return web.json_response(
@@ -252,74 +360,62 @@ class AdminServer:
             }
         )
 
+    async def _reload(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        settings = parse_reload(raw)
+        entry.parameters = {"settings": shown(settings or {})}
+        log.info("reload, asked by %s", request.remote)
+        await self._reloader.reload(settings)
+        return web.json_response({"settings": shown(self._reloader.settings())})
 
-def parse_scale(raw: bytes) -> int:
-    """The number in `{"replicas": N}`. Raises UsageError for anything else at all."""
-    try:
-        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise UsageError("the body is not JSON") from None
-    if not isinstance(document, dict):
-        raise UsageError('the body must be an object: {"replicas": N}')
-    unknown = sorted(set(document) - {"replicas"})
-    if unknown:
-        raise UsageError(f"unknown key {printable(unknown[0], 40)!r}; the only one is 'replicas'")
-    replicas = document.get("replicas")
-    # bool is an int to Python, not to whoever wrote the body.
-    if type(replicas) is not int or not 1 <= replicas <= MAX_REPLICAS:
-        raise UsageError(f"replicas must be a whole number from 1 to {MAX_REPLICAS}")
-    return replicas
+    async def _rollout(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        image, batch = parse_rollout(raw)
+        entry.parameters = {"image": image, "batch": batch}
+        log.info("rollout of %r, asked by %s", printable(image), request.remote)
+        rollout = await self._scaler.roll_out(image, batch)
+        return web.json_response({"rollout": rollout_document(rollout)}, status=202)
 
+    async def _rotate(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        parse_nothing(raw)
+        entry.parameters = {}
+        log.info("rotation of the tokens, asked by %s", request.remote)
+        return web.json_response(rotation_document(await self._rotator.rotate()))
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ: two readers of one body must not see two numbers."""
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("a key stands twice")
-    return document
+    async def _drain(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        return await self._by_hand(request, raw, entry, self._scaler.drain)
 
+    async def _undrain(self, request: web.Request, raw: bytes, entry: Entry) -> web.Response:
+        return await self._by_hand(request, raw, entry, self._scaler.undrain)
 
-def _in_rotation(backends: Sequence[BackendStatus]) -> int:
-    return sum(status.state is State.UP for status in backends)
+    async def _by_hand(
+        self,
+        request: web.Request,
+        raw: bytes,
+        entry: Entry,
+        change: Callable[[str], Awaitable[None]],
+    ) -> web.Response:
+        parse_nothing(raw)
+        backend_id = request.match_info["id"]
+        known = self._row_of(backend_id)
+        name = None if known is None else printable(known["name"])
+        entry.parameters = {"backend": printable(backend_id, 64), "name": name}
+        if known is None:
+            return error_answer(404, f"no backend has the id {printable(backend_id, 64)}")
+        log.info("%s, asked by %s", printable(request.path), request.remote)
+        await change(backend_id)
+        row = self._row_of(backend_id)
+        if row is None:
+            return error_answer(409, "the backend went away meanwhile")
+        return web.json_response(row)
 
-
-def _row(status: BackendStatus, in_flight: int, rate: Rate) -> dict[str, Any]:
-    return {
-        "id": status.id,
-        "name": status.name,
-        "ip": status.ip,
-        "port": status.port,
-        "weight": status.weight,
-        "state": status.state.value,
-        "reason": status.reason,
-        "since": timestamp(status.since),
-        "in_flight": in_flight,
-        "requests_per_second": round(rate.requests_per_second, 1),
-        "p99_ms": None if rate.p99_s is None else round(rate.p99_s * 1000, 3),
-        "published_generation": status.published_generation,
-        "last_check": status.last_check,
-    }
-
-
-def _status_of(error: LbctlError) -> int:
-    match error:
-        case UsageError():
-            return 400
-        case DeadlineError():
-            return 504
-        case EngineError() | EngineUnavailableError():
-            return 502
-        case OperationError():
-            return 409  # it may not be done as things stand: overtaken by a newer wish, say
-        case _:
-            return 500
+    def _row_of(self, backend_id: str) -> dict[str, Any] | None:
+        rows = self._overview.rows([one for one in self._fleet.backends() if one.id == backend_id])
+        return rows[0] if rows else None
 
 
-def _error(status: int, text: str) -> web.Response:
-    return web.json_response({"error": text}, status=status)
-
-
-def _unauthorized(text: str) -> web.Response:
-    response = _error(401, text)
-    response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    own = response.headers.get(_POLICY)  # a page's
+    response.headers.update(_HEADERS)
+    if own is not None:
+        response.headers[_POLICY] = own
+    if (entry := _entry.get(None)) is not None:
+        response.headers["X-Request-Id"] = entry.request_id

@@ -2,18 +2,22 @@
 
 Reading is free for peers in the networks that the composition names (loopback, and in a
 container the gateway through which the published port arrives) and takes the admin token
-from elsewhere. Changing always takes the token, and never comes from another site's page.
+from elsewhere, or where Host is a name that is not known to be this server's. Changing always
+takes the token. Neither comes from another site's page, but for the link that leads here.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from lbctl.core.hosts import is_own_host
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -23,18 +27,48 @@ LOOPBACK: tuple[Network, ...] = (
 )
 
 
-class Access:
-    """The rules, over two callables, so that a rotated token or a network that comes later
-    counts from the next request on.
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a request is refused: the status, one word for the audit log, and a sentence."""
 
-    `token` returns the admin token, or "" while there is none: then nothing matches it.
+    status: int
+    kind: str
+    text: str
+
+
+class Access:
+    """The rules, over callables, so that a rotated token or a network that comes later counts
+    from the next request on.
+
+    `token` returns the admin token, or "" while there is none: then nothing matches it; `retiring`
+    the one of before as long as that is valid too. `names` are hosts that are this server.
     """
 
     def __init__(
-        self, token: Callable[[], str], open_networks: Callable[[], Collection[Network]]
+        self,
+        token: Callable[[], str],
+        open_networks: Callable[[], Collection[Network]],
+        retiring: Callable[[], str] = str,
+        names: Collection[str] = (),
     ) -> None:
         self._token = token
         self._open_networks = open_networks
+        self._retiring = retiring
+        self._names = names
+
+    def objection(
+        self, method: str, peer: str | None, hosts: Sequence[str], headers: Mapping[str, str]
+    ) -> Objection | None:
+        """Why this may not even be read; None where it may. `hosts` are all fields of that name."""
+        if is_cross_site(headers) and not _is_link(method, headers):
+            return Objection(403, "cross-site", "the page of another site may not ask this")
+        if not is_own_host(hosts, self._names) and not self.holds_token(headers):
+            return Objection(
+                403, "host", "this server is not known by that name: see the setting admin_hosts"
+            )
+        if not self.may_read(peer, headers):
+            return Objection(401, "token", "the admin token is needed to read from this address")
+        return None
 
     def may_read(self, peer: str | None, headers: Mapping[str, str]) -> bool:
         """`peer` is the other end's address; None where the transport has none."""
@@ -43,12 +77,21 @@ class Access:
     def holds_token(self, headers: Mapping[str, str]) -> bool:
         """Whether `Authorization: Bearer <token>` is right, in a time that tells nothing."""
         scheme, _, given = headers.get("Authorization", "").partition(" ")
-        expected = self._token()
-        # compare_digest takes no str outside ASCII, and an absent token must not equal "".
-        right = hmac.compare_digest(
-            given.strip().encode("utf-8", "surrogateescape"), expected.encode("utf-8")
-        )
-        return right and bool(expected) and scheme.lower() == "bearer"
+        # compare_digest takes no str outside ASCII.
+        sent = given.strip().encode("utf-8", "surrogateescape")
+        right = False
+        # The old one is read last: a rotation that began meanwhile has put it there by then. Both
+        # are always compared.
+        for expected in (self._token(), self._retiring()):
+            same = hmac.compare_digest(sent, expected.encode("utf-8"))
+            right |= same and bool(expected)  # an absent token must not equal ""
+        return right and scheme.lower() == "bearer"
+
+    def token_in(self, headers: Mapping[str, str]) -> str:
+        """ "held", "wrong" or "none", for the audit log."""
+        if self.holds_token(headers):
+            return "held"
+        return "wrong" if "Authorization" in headers else "none"
 
     def _is_open(self, peer: str | None) -> bool:
         if peer is None:
@@ -72,4 +115,20 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return True
     origin = headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("Host", "").lower()
+    if origin is None:
+        return False
+    try:
+        netloc = urlsplit(origin).netloc.lower()
+    except ValueError:  # half an IPv6 address
+        return True
+    return netloc != headers.get("Host", "").lower()
+
+
+def _is_link(method: str, headers: Mapping[str, str]) -> bool:
+    """Whether somebody follows a link to here: the page that has it learns nothing."""
+    return (
+        method in ("GET", "HEAD")
+        and "Origin" not in headers
+        and headers.get("Sec-Fetch-Mode") == "navigate"
+        and headers.get("Sec-Fetch-Dest") == "document"
+    )

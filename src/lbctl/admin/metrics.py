@@ -20,14 +20,16 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S, State
+from lbctl.core.allowlist import REASONS
+from lbctl.core.text import printable
+from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S, HistoryState, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
-    from lbctl.model import BackendStatus, BackendTraffic, ControlStats
+    from lbctl.model import BackendStatus, BackendTraffic, ControlStats, GuardCounts
     from lbctl.ports import Fleet, Traffic
 
 _BOUNDS = [*map(str, DURATION_BUCKETS_S), "+Inf"]
@@ -61,6 +63,8 @@ class LbCollector(Collector):
         yield from self._of_backends(backends.values())
         yield from self._of_control()
         yield self._of_workers()
+        yield self._of_processes()
+        yield self._of_certificates()
         build = GaugeMetricFamily(
             "lbctl_build_info", "What runs here; always 1.", labels=list(self._info)
         )
@@ -114,12 +118,24 @@ class LbCollector(Collector):
         )
         for side, count in sorted(totals.connections.items()):
             connections.add_metric([side], count)
+        clients = GaugeMetricFamily(
+            "lbctl_worker_connections",
+            "Connections of clients that a worker has open now.",
+            labels=["worker"],
+        )
+        for worker, count in sorted(totals.clients.items()):
+            clients.add_metric([worker], count)
         tasks = GaugeMetricFamily(
             "lbctl_asyncio_tasks", "Tasks of a process's event loop.", labels=["process"]
         )
         for process, count in sorted(totals.tasks.items()):
             tasks.add_metric([process], count)
-        yield from (refused, connections, tasks)
+        lost = CounterMetricFamily(
+            "lbctl_access_log_lines_lost_total",
+            "Lines of the access log that there was no room for.",
+            value=totals.lost_lines,
+        )
+        yield from (refused, connections, clients, tasks, lost)
 
     def _of_backends(self, backends: Iterable[BackendStatus]) -> Iterator[Metric]:
         state = GaugeMetricFamily(
@@ -177,6 +193,18 @@ class LbCollector(Collector):
         for (name, reason), count in sorted(stats.ejections.items()):
             ejections.add_metric([name, reason], count)
         yield ejections
+        if stats.guard is not None:
+            yield from _of_guard(stats.guard)
+        yield CounterMetricFamily(
+            "lbctl_history_lost_total",
+            "Events that are in no history, as it could not be written.",
+            value=stats.history.lost,
+        )
+        yield GaugeMetricFamily(
+            "lbctl_history_failing",
+            "1 while the history cannot be written; all else goes on.",
+            value=int(stats.history.state is HistoryState.FAILING),
+        )
 
     def _of_workers(self) -> Metric:
         running = {each.name for each in self._traffic.processes() if each.role == "worker"}
@@ -185,6 +213,44 @@ class LbCollector(Collector):
         for name in sorted(self._workers):
             up.add_metric([name], int(name in running))
         return up
+
+    def _of_processes(self) -> Metric:
+        started = GaugeMetricFamily(
+            "lbctl_process_start_time_seconds",
+            "When a process of the lbs was started last, in unix seconds.",
+            labels=["process"],
+        )
+        times = {  # one that drains has the name of the one that took its place
+            each.name: each.started_at.timestamp()
+            for each in self._traffic.processes()
+            if each.role != "draining"
+        }
+        for name, started_s in sorted(times.items()):
+            started.add_metric([name], started_s)
+        return started
+
+    def _of_certificates(self) -> Metric:
+        expiry = GaugeMetricFamily(
+            "lbctl_tls_certificate_expiry_timestamp_seconds",
+            "When a certificate that clients are shown expires, in unix seconds.",
+            labels=["name"],
+        )
+        for certificate in self._traffic.certificates():
+            expiry.add_metric([printable(certificate.name, 128)], certificate.not_after_s)
+        return expiry
+
+
+def _of_guard(counts: GuardCounts) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "lbctl_guard_requests_total", "Requests that the guard was sent.", value=counts.requests
+    )
+    refused = CounterMetricFamily(
+        "lbctl_guard_refused_total", "Those of them it refused, by reason.", labels=["reason"]
+    )
+    # From the beginning, or the first of its kind would be no increase to whoever scrapes.
+    for reason in sorted(REASONS | counts.refused.keys()):
+        refused.add_metric([reason], counts.refused.get(reason, 0))
+    yield refused
 
 
 def registry(collector: LbCollector) -> CollectorRegistry:

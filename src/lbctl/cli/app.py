@@ -7,6 +7,7 @@ Each imports its own part when it runs: `serve` becomes PID 1 of the lb, which s
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lbctl import __version__, paths
-from lbctl.cli.options import NumberCommand, OrderedGroup, every_leaf, leaves
+from lbctl.cli.options import NumberCommand, OrderedGroup, every_leaf, json_flag, leaves
 from lbctl.cli.session import INTERRUPTED_STATUS, Session
-from lbctl.config import LEAVES
+from lbctl.config import LEAVES, MAX_REPLICAS, overlay_file
 from lbctl.errors import LbctlError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from click.shell_completion import CompletionItem
+
+    from lbctl.config import Config
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -53,6 +58,9 @@ def run(arguments: Sequence[str], session: Session | None = None) -> int:
     except LbctlError as error:
         _complain(session, str(error))
         return error.exit_status
+    except BrokenPipeError:  # as of `head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in it
+        return _FAILED_STATUS
     except Exception as error:  # noqa: BLE001 - the last place where it can be put in words
         hint = "" if session.debug else "; --debug shows where"
         _complain(session, f"this should not happen: {error!r}{hint}")
@@ -87,6 +95,18 @@ def _common(function: F) -> F:
     return wrapper  # type: ignore[return-value]  # the options' names change, the kind does not
 
 
+def _known_backends(
+    context: click.Context, _parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """For the shell: who begins so in the running stack."""
+    from lbctl.cli import completion
+
+    return completion.backends(context, begun)
+
+
+_backend = click.argument("backend", metavar="BACKEND", shell_complete=_known_backends)
+
+
 @click.group(cls=OrderedGroup, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="lbctl", message="%(prog)s %(version)s")
 @_common
@@ -96,6 +116,7 @@ def lbctl(session: Session) -> None:
     \b
       lbctl up                 start everything: 3 backends behind http://127.0.0.1:8080
       lbctl scale 7            to 7 backends, without a failed request
+      lbctl rollout            replace each of them, one after the other
       lbctl status --watch     who is in rotation, and why the others are not
       lbctl down               end and remove everything
 
@@ -107,7 +128,7 @@ def lbctl(session: Session) -> None:
 @lbctl.command("up", epilog=_EVERY_FLAG)
 @every_leaf(
     "replicas", "port", "bind", "admin_port", "runtime", "workers", "lb_image", "backend_image",
-    "access_log",
+    "access_log", "tls_dir", "tls_port", "tls_redirect",
 )  # fmt: skip
 @click.option("--build", is_flag=True, envvar="LBCTL_BUILD", help="build lbctl's images anew")
 @click.option(
@@ -115,23 +136,36 @@ def lbctl(session: Session) -> None:
     is_flag=True,
     help="as root on Debian or Ubuntu: install nginx-light where that is what is missing",
 )
+@click.option("--no-heal", is_flag=True, help="do not replace backends: --heal off")
+@json_flag("addresses and list, as one document")
 @_common
-def up_command(session: Session, *, build: bool, install: bool, **flags: str | None) -> None:
+def up_command(
+    session: Session,
+    *,
+    build: bool,
+    install: bool,
+    no_heal: bool,
+    as_json: bool,
+    **flags: str | None,
+) -> None:
     """Start what is missing; return when all backends are in rotation.
 
     Run again, it changes nothing.
     """
     from lbctl.cli import up
 
+    if no_heal:
+        flags["heal"] = "off"
     settings = session.configure(**flags)
-    session.run(up.up(session, settings, build=build, may_install=install))
+    session.run(up.up(session, settings, build=build, may_install=install, as_json=as_json))
 
 
 @lbctl.command("scale", cls=NumberCommand)
 @click.argument("replicas", metavar="N")
+@json_flag("from how many to how many, as one document")
 @leaves("runtime")
 @_common
-def scale_command(session: Session, *, replicas: str, runtime: str | None) -> None:
+def scale_command(session: Session, *, replicas: str, as_json: bool, runtime: str | None) -> None:
     """To N backends (1 to 10000), up or down, without a failed request.
 
     Returns when the list on every backend says N; after 30 s it says who lags, and why.
@@ -139,11 +173,121 @@ def scale_command(session: Session, *, replicas: str, runtime: str | None) -> No
     from lbctl.cli import up
 
     wanted = LEAVES["replicas"].parse(replicas, "N")
-    session.run(up.scale(session, session.configure(runtime=runtime), wanted))
+    settings = session.configure(runtime=runtime)
+    session.run(up.scale(session, settings, wanted, as_json=as_json))
+
+
+@lbctl.command("reload", epilog=_EVERY_FLAG)
+@every_leaf("runtime", "workers", "access_log", "balance")
+@json_flag("the settings as they are now, as one document")
+@_common
+def reload_command(session: Session, *, as_json: bool, **flags: str | None) -> None:
+    """New workers and controllers on the same sockets, with the settings given now.
+
+    Settings come as with `up`: flags, LBCTL_ variables, ./lbctl.toml; what is not given stays as
+    it is. New workers serve before the old ones drain; what cannot be used changes nothing.
+    """
+    from lbctl.cli import up
+
+    session.run(up.reload(session, session.configure(**flags), as_json=as_json))
+
+
+@lbctl.command("upgrade")
+@leaves("lb_image", "lbs", "runtime")
+@click.option("--build", is_flag=True, envvar="LBCTL_BUILD", help="build lbctl's images anew")
+@json_flag("what was replaced, as one document")
+@_common
+def upgrade_command(session: Session, *, build: bool, as_json: bool, **flags: str | None) -> None:
+    """New lb containers, one after the other, without a failed request.
+
+    Each new one serves before its predecessor drains. Settings and ports stay as they are.
+    """
+    from lbctl.cli import up
+
+    settings = session.configure(**flags)
+    session.run(up.upgrade(session, settings, build=build, as_json=as_json))
+
+
+@lbctl.command("drain")
+@_backend
+@json_flag("its row of the status, as one document")
+@leaves("runtime")
+@_common
+def drain_command(session: Session, *, backend: str, as_json: bool, runtime: str | None) -> None:
+    """Take one backend out by hand; it runs on, and stays out.
+
+    BACKEND is a name, the beginning of an id, or an IP. Returns when it is on no list and
+    nothing is in flight on it, or after drain_timeout_s.
+    """
+    from lbctl.cli import fleet
+
+    settings = session.configure(runtime=runtime)
+    session.run(fleet.by_hand(session, settings, "drain", backend, as_json=as_json))
+
+
+@lbctl.command("undrain")
+@_backend
+@json_flag("its row of the status, as one document")
+@leaves("runtime")
+@_common
+def undrain_command(session: Session, *, backend: str, as_json: bool, runtime: str | None) -> None:
+    """Let a backend in again that was drained.
+
+    BACKEND is a name, the beginning of an id, or an IP.
+    """
+    from lbctl.cli import fleet
+
+    settings = session.configure(runtime=runtime)
+    session.run(fleet.by_hand(session, settings, "undrain", backend, as_json=as_json))
+
+
+@lbctl.command("rollout")
+@click.option(
+    "--image", default="", metavar="REF", help="what to replace them by  [the same image]"
+)
+@click.option(
+    "--batch", type=click.IntRange(1, MAX_REPLICAS), default=1, help="how many at a time  [1]"
+)
+@json_flag("how it ended, as one document")
+@leaves("runtime")
+@_common
+def rollout_command(
+    session: Session, *, image: str, batch: int, as_json: bool, runtime: str | None
+) -> None:
+    """Replace every backend, without a failed request.
+
+    Each new one is in rotation before an old one leaves. Where they do not come into rotation
+    (rollout_timeout_s), the old ones come back by themselves, and it says why. It runs in the
+    lb: Ctrl-C leaves it running, and the command typed again follows it.
+    """
+    from lbctl.cli import fleet
+
+    settings = session.configure(runtime=runtime)
+    session.run(fleet.roll_out(session, settings, image, batch, as_json=as_json))
+
+
+@lbctl.group("token", cls=OrderedGroup)
+def token_group() -> None:
+    """The secrets of the stack."""
+
+
+@token_group.command("rotate")
+@json_flag("the admin port's answer, as one document")
+@leaves("runtime")
+@_common
+def rotate_command(session: Session, *, as_json: bool, runtime: str | None) -> None:
+    """New tokens everywhere, without a moment in which a right one is refused.
+
+    Changes the admin token and those by which lists are written; those of before are refused
+    when it returns. It shows none: the new ones are in the files of the stack.
+    """
+    from lbctl.cli import token
+
+    session.run(token.rotate(session, session.configure(runtime=runtime), as_json=as_json))
 
 
 @lbctl.command("status")
-@click.option("--json", "as_json", is_flag=True, help="the admin port's answer, untouched")
+@json_flag("the admin port's answer, untouched: one line")
 @click.option("--watch", is_flag=True, help="again every second, until Ctrl-C")
 @leaves("runtime")
 @_common
@@ -155,14 +299,64 @@ def status_command(session: Session, *, as_json: bool, watch: bool, runtime: str
     session.run(look.status(session, settings, as_json=as_json, watch=watch))
 
 
-@lbctl.command("down")
+@lbctl.command("history")
+@click.option("--since", metavar="TIME", help="from then on  [the last 50]")
+@click.option("--until", metavar="TIME", help="until then")
+@click.option("--at", metavar="TIME", help="who was in rotation then")
+@json_flag("one document, with all members")
 @leaves("runtime")
 @_common
-def down_command(session: Session, *, runtime: str | None) -> None:
+def history_command(session: Session, *, runtime: str | None, **options: Any) -> None:
+    """The lists of the past: when each came, and what changed.
+
+    TIME is 10:00, 'yesterday 10:00', 5m or '2h ago', 2026-11-27T10:00Z, or unix seconds.
+    """
+    from lbctl.cli import past
+
+    session.run(past.history(session, session.configure(runtime=runtime), **options))
+
+
+@lbctl.command("events")
+@click.option("-f", "--follow", is_flag=True, help="go on with what comes, until Ctrl-C")
+@click.option("--since", metavar="TIME", help="from then on  [the last 50]")
+@json_flag("one document a line")
+@leaves("runtime")
+@_common
+def events_command(session: Session, *, runtime: str | None, **options: Any) -> None:
+    """What happened: to backends, lists, processes, and through whom.
+
+    TIME is 10:00, 'yesterday 10:00', 5m or '2h ago', 2026-11-27T10:00Z, or unix seconds.
+    """
+    from lbctl.cli import past
+
+    session.run(past.events(session, session.configure(runtime=runtime), **options))
+
+
+@lbctl.command("explain")
+@_backend
+@json_flag("the same, as one document")
+@leaves("runtime")
+@_common
+def explain_command(session: Session, *, backend: str, as_json: bool, runtime: str | None) -> None:
+    """Why a backend is in or out of rotation, and what would change that.
+
+    BACKEND is a name, the beginning of an id, or an IP.
+    """
+    from lbctl.cli import explain
+
+    settings = session.configure(runtime=runtime)
+    session.run(explain.run(session, settings, backend, as_json=as_json))
+
+
+@lbctl.command("down")
+@json_flag("whether there was something to end, as one document")
+@leaves("runtime")
+@_common
+def down_command(session: Session, *, as_json: bool, runtime: str | None) -> None:
     """End and remove everything of the project."""
     from lbctl.cli import look
 
-    session.run(look.down(session, session.configure(runtime=runtime)))
+    session.run(look.down(session, session.configure(runtime=runtime), as_json=as_json))
 
 
 @lbctl.command("logs")
@@ -180,20 +374,118 @@ def logs_command(session: Session, *, follow: bool, tail: int, runtime: str | No
     session.run(look.logs(session, settings, follow=follow, tail=tail))
 
 
-@lbctl.command("doctor")
-@leaves("port", "bind", "admin_port")
+@lbctl.command("verify")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    default=30.0,
+    metavar="SECONDS",
+    help="that it takes at least; calm between the disturbances  [30]",
+)
+@click.option("--connections", type=click.IntRange(1, 5_000), default=64, help="of the load  [64]")
+@click.option(
+    "--rate",
+    type=click.FloatRange(1, 100_000),
+    default=2_000.0,
+    metavar="NUMBER",
+    help="requests a second, at most  [2000]",
+)
+@click.option(
+    "--target",
+    metavar="HOST:PORT",
+    help="where the load goes: any address of this stack  [the one that up prints]",
+)
+@click.option(
+    "--restart-engine",
+    metavar="COMMAND",
+    help="restart the Docker engine too, by this command, as 'systemctl restart docker'",
+)
+@json_flag("one document, at the end")
+@leaves("runtime")
 @_common
-def doctor_command(session: Session, **flags: str | None) -> None:
+def verify_command(session: Session, *, runtime: str | None, **options: Any) -> None:
+    """Prove on the running stack that nothing costs a request.
+
+    Scales, drains, rolls out, kills and pauses under load. Exit status 0 only if no request
+    failed that may not, and every list was right in time; the stack is left as it was.
+    """
+    from lbctl.cli import verify
+
+    session.run(verify.run(session, session.configure(runtime=runtime), **options))
+
+
+@lbctl.command("bench")
+@click.option(
+    "--seconds", type=click.IntRange(1, 86_400), default=10, help="that the load lasts  [10]"
+)
+@click.option("--connections", type=click.IntRange(1, 10_000), default=64, help="of wrk  [64]")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, help="of wrk, each a core  [1]")
+@json_flag("every figure, as one document")
+@leaves("runtime")
+@_common
+def bench_command(session: Session, *, runtime: str | None, **options: Any) -> None:
+    """Load the running stack with wrk, and say what its answers cost.
+
+    Requests a second, latency, errors, and the CPU time that the lb used for each request. The
+    load comes from this machine, and so takes CPUs that the lb would use.
+    """
+    from lbctl.cli import bench
+
+    session.run(bench.run(session, session.configure(runtime=runtime), **options))
+
+
+@lbctl.command("doctor")
+@leaves("port", "bind", "admin_port", "tls_cert", "tls_key", "tls_dir", "tls_port")
+@json_flag("every finding, as one document")
+@_common
+def doctor_command(session: Session, *, as_json: bool, **flags: str | None) -> None:
     """Check the machine, and say what to do about each finding."""
     from lbctl.cli import doctor
 
-    session.run(doctor.doctor(session, session.configure(**flags)))
+    session.run(doctor.doctor(session, session.configure(**flags), as_json=as_json))
+
+
+@lbctl.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
+@click.pass_obj
+def completion_command(session: Session, shell: str) -> None:
+    """Print the script that completes lbctl's commands in bash, zsh or fish.
+
+    \b
+      bash   eval "$(lbctl completion bash)"        in ~/.bashrc
+      zsh    eval "$(lbctl completion zsh)"         in ~/.zshrc, after compinit
+      fish   lbctl completion fish | source         in ~/.config/fish/config.fish
+
+    It completes commands, options and the names of the running stack's backends.
+    """
+    from lbctl.cli import completion
+
+    out = session.screen.out.file
+    out.write(completion.script(lbctl, shell))
+    out.flush()
+
+
+@lbctl.command("guard")
+@_common
+def guard_command(session: Session) -> None:
+    """What runs in the guard container; `lbctl up` starts it.
+
+    Starts the lbs again that the engine could not, and lets them ask the engine for what is on
+    its list.
+    """
+    from lbctl.process import guard
+    from lbctl.runtime.containers import BACKEND_IMAGE
+
+    settings = session.configure()
+    image = settings.deploy.backend_image or BACKEND_IMAGE
+    raise click.exceptions.Exit(guard.main(settings.project, image))
 
 
 @lbctl.command("serve", epilog=_EVERY_FLAG)
 @every_leaf("runtime", "bind", "port", "admin_bind", "admin_port", "workers", "access_log")
+@click.option("--lb", default="", help="its name, where several share an address")
 @_common
-def serve_command(session: Session, **flags: str | None) -> None:
+def serve_command(session: Session, *, lb: str, **flags: str | None) -> None:
     """What runs in the lb container; `lbctl up` starts it.
 
     The supervisor, which starts the controller and the workers.
@@ -204,4 +496,12 @@ def serve_command(session: Session, **flags: str | None) -> None:
     if settings.runtime == "auto":
         raise UsageError("serve: say which runtime: --runtime docker or --runtime local")
     where = paths.CONTAINER if settings.runtime == "docker" else paths.local(settings.project)
-    raise click.exceptions.Exit(supervisor.main(settings, where))
+
+    def reread() -> Config:
+        return overlay_file(session.configure(), where.serve)
+
+    try:
+        settings = reread()
+    except UsageError as error:
+        session.screen.tell(f"starting without the settings that were kept: {error}")
+    raise click.exceptions.Exit(supervisor.main(settings, where, reread, lb))

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
+from urllib.parse import quote
 
 import aiohttp
 
+from lbctl import __version__
+from lbctl.cli.eventstream import EventReader
 from lbctl.core.text import printable
-from lbctl.errors import DeadlineError, OperationError, UsageError
+from lbctl.errors import DeadlineError, OperationError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from types import TracebackType
     from typing import Self
 
 _ANSWER_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.05
+_RELOAD_TIMEOUT_S = 60.0
+_ROTATE_TIMEOUT_S = 30.0  # the lb gives up on backends after 10
+_STREAM_TIMEOUT_S = 45.0  # three comments of an idle stream that did not come
+_HANDOVER_S = 2.0
 _LIST_LIMIT_BYTES = 1 << 20
+_SHOWN = (200, 403, 429)  # the last two where limits of client networks hold for us too
+_REASON_LINES = 8  # two, and the last lines of a log
+
+
+class NoAnswerError(OperationError):
+    """Nobody answers on the admin port, or not to the end."""
+
+
+class WrongTokenError(OperationError):
+    """The token is not, or no longer, the right one."""
 
 
 class ProcessRow(TypedDict):
     """A process of the lb; times are ISO 8601 in UTC."""
 
+    lb: str
     role: str
     name: str
     pid: int
@@ -32,8 +52,25 @@ class ProcessRow(TypedDict):
     started_at: str
 
 
+class ChecksRow(TypedDict):
+    """The last checks of a backend, which all passed or all failed."""
+
+    passed: bool
+    in_a_row: int
+
+
+class EjectionRow(TypedDict):
+    """What requests that failed on a backend made of it. `failure` is a value of model.Failure."""
+
+    failure: str
+    ends_at: str
+    lasts_s: float
+    times: int
+    passes: int
+
+
 class BackendRow(TypedDict):
-    """A known backend, in or out of rotation."""
+    """A known backend, in or out of rotation. `state` and `cause` are values of the model's."""
 
     id: str
     name: str
@@ -45,9 +82,97 @@ class BackendRow(TypedDict):
     since: str
     in_flight: int
     requests_per_second: float
+    error_ratio: float | None
+    p50_ms: float | None
     p99_ms: float | None
     published_generation: int
     last_check: str
+    cause: str
+    checks: ChecksRow
+    publish: bool
+    revision: int
+    ejection: EjectionRow | None
+
+
+class RolloutRow(TypedDict):
+    """The last rollout. `state` is a value of model.RolloutState."""
+
+    revision: int
+    image: str
+    state: str
+    replaced: int
+    total: int
+    message: str
+
+
+class HealingRow(TypedDict):
+    """What the healer is at. `state` is a value of model.HealingState."""
+
+    state: str
+    message: str
+
+
+class TokensRow(TypedDict):
+    """How old the tokens are, and whether those of before are valid still."""
+
+    rotating: bool
+    changed_at: str | None
+
+
+class LaggardRow(TypedDict):
+    """A backend that did not take the new token in time."""
+
+    name: str
+    reason: str
+
+
+class RotationRow(TypedDict):
+    """`POST /api/v1/token/rotate`."""
+
+    backends: int
+    lagging: list[LaggardRow]
+    spread_ms: float
+
+
+class HistoryRow(TypedDict):
+    """Whether the past is written down. `state` is a value of model.HistoryState."""
+
+    state: str
+    message: str
+    lost: int
+    events: int
+
+
+class MemberRow(TypedDict):
+    """A backend on a list of the past."""
+
+    ip: str
+    id: str
+    name: str
+    since: str
+
+
+class GenerationRow(TypedDict):
+    """A list of the past, valid since `at`."""
+
+    seq: int
+    generation: int
+    at: str
+    reason: str
+    joined: list[str]
+    left: list[str]
+    members: list[MemberRow]
+
+
+class EventRow(TypedDict):
+    """Something that happened. `kind` is a value of core.history.Kind."""
+
+    seq: int
+    at: str
+    kind: str
+    subject: str
+    text: str
+    data: dict[str, Any]
 
 
 class Status(TypedDict):
@@ -62,6 +187,13 @@ class Status(TypedDict):
     generation: int
     updated_at: str
     in_rotation: int
+    leader: str
+    settings: dict[str, Any]
+    tokens: TokensRow
+    runtime_problem: str
+    rollout: RolloutRow | None
+    healing: HealingRow
+    history: NotRequired[HistoryRow]
     processes: list[ProcessRow]
     backends: list[BackendRow]
 
@@ -69,13 +201,15 @@ class Status(TypedDict):
 class AdminClient:
     """One admin port; `async with` closes the connections.
 
-    Every call raises OperationError with the port's own reason, or with why it does not answer.
+    Every call raises OperationError with the port's own reason, or with why it does not answer;
+    a change that this lb does not know raises UnsupportedError.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
+            timeout=aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S),
+            headers={"User-Agent": f"lbctl/{__version__}"},
         )
 
     async def __aenter__(self) -> Self:
@@ -96,6 +230,50 @@ class AdminClient:
     async def status_text(self) -> str:
         """The same, byte for byte."""
         return await self._ask("GET", "/api/v1/status")
+
+    async def settings(self, token: str) -> dict[str, Any]:
+        """Every setting as it is; status does not show what may be a secret."""
+        answer = await self._ask("GET", "/api/v1/settings", headers=_bearer(token))
+        settings = _document(answer)["settings"]
+        return dict(settings)
+
+    async def generations(self, query: dict[str, str]) -> list[GenerationRow]:
+        """`GET /api/v1/history`, one page of it."""
+        return cast("list[GenerationRow]", await self._page("history", "generations", query))
+
+    async def events(self, query: dict[str, str]) -> list[EventRow]:
+        """What happened, one page of it."""
+        return cast("list[EventRow]", await self._page("events", "events", query | {"follow": "0"}))
+
+    async def _page(self, path: str, name: str, query: dict[str, str]) -> list[dict[str, Any]]:
+        rows = _document(await self._ask("GET", f"/api/v1/{path}", params=query)).get(name)
+        if not isinstance(rows, list):
+            raise OperationError(f"the admin port's answer has no {name}")
+        return rows
+
+    async def follow(self, after: int) -> AsyncIterator[EventRow]:
+        """What happens, from the event behind this number on, until the lb ends the stream. One
+        that says nothing for so long that it must be gone raises NoAnswerError.
+        """
+        timeout = aiohttp.ClientTimeout(sock_connect=_ANSWER_TIMEOUT_S, sock_read=_STREAM_TIMEOUT_S)
+        headers = {"Accept": "text/event-stream"}
+        path, query = "/api/v1/events", {"after": str(after)}
+        reader = EventReader()
+        try:
+            async with self._session.get(
+                self._url + path, params=query, headers=headers, timeout=timeout
+            ) as response:
+                if response.status != 200:
+                    raise _refusal(response.status, await response.text())
+                async for data in response.content.iter_any():
+                    for text in reader.feed(data):
+                        yield cast("EventRow", _document(text))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NoAnswerError(f"{self._url} does not answer: {_why(error)}") from error
+
+    async def metrics_text(self) -> str:
+        """`GET /metrics`, in Prometheus' text format."""
+        return await self._ask("GET", "/metrics")
 
     async def healthy(self, within_s: float) -> None:
         """Return as soon as the controller answers. Raises DeadlineError with what was wrong
@@ -119,36 +297,103 @@ class AdminClient:
         """Return when every list holds `replicas` backends. Raises DeadlineError that names
         who lags.
         """
-        await self._ask(
+        await self._change("scale", {"replicas": replicas}, token, timeout_s)
+
+    async def by_hand(
+        self, change: Literal["drain", "undrain"], backend_id: str, token: str, timeout_s: float
+    ) -> BackendRow:
+        """Take a backend out, or let it in; returns its row when that is done."""
+        path = f"backends/{quote(backend_id, safe='')}/{change}"
+        return cast("BackendRow", _document(await self._change(path, {}, token, timeout_s)))
+
+    async def roll_out(self, image: str, batch: int, token: str) -> RolloutRow:
+        """Begin a rollout. It goes on by itself: `status` tells how far it is."""
+        body = {"batch": batch} | ({"image": image} if image else {})
+        answer = _document(await self._change("rollout", body, token, _ANSWER_TIMEOUT_S))
+        return cast("RolloutRow", answer["rollout"])
+
+    async def rotate_tokens(self, token: str) -> RotationRow:
+        """Return when the tokens of before, this one among them, are refused."""
+        answer = await self._change("token/rotate", {}, token, _ROTATE_TIMEOUT_S)
+        return cast("RotationRow", _document(answer))
+
+    async def _change(self, path: str, body: dict[str, Any], token: str, timeout_s: float) -> str:
+        return await self._ask(
             "POST",
-            "/api/v1/scale",
-            json={"replicas": replicas},
-            headers={"Authorization": f"Bearer {token}"},
+            f"/api/v1/{path}",
+            json=body,
+            headers=_bearer(token),
             timeout=aiohttp.ClientTimeout(total=timeout_s),
         )
 
+    async def reload(self, settings: dict[str, Any] | None, token: str) -> None:
+        """Return when all workers and controllers are new ones, with these settings. Raises
+        UsageError for settings that cannot be used; then, as after any error, the old ones go on.
+        """
+        before = controllers(await self.status())
+        await self._ask(
+            "POST",
+            "/api/v1/reload",
+            json={} if settings is None else {"settings": settings},
+            headers=_bearer(token),
+            timeout=aiohttp.ClientTimeout(total=_RELOAD_TIMEOUT_S),
+        )
+
+        end_s = time.monotonic() + _RELOAD_TIMEOUT_S
+        # What is asked of a controller that is about to be renewed would be broken off.
+        while True:
+            with contextlib.suppress(NoAnswerError):  # for now
+                if not before & controllers(await self.status()):
+                    return
+            if time.monotonic() > end_s:
+                raise DeadlineError("the controllers were not renewed after the reload")
+            await asyncio.sleep(_RETRY_INTERVAL_S)
+
     async def served_list(self, url: str) -> str:
-        """What `curl -s URL/` shows."""
+        """What `curl -s URL/` shows: the list, or that this machine may not see it."""
         try:
-            async with self._session.get(url + "/") as response:
+            # It is this machine's own stack, asked by address: no certificate is for that.
+            async with self._session.get(url + "/", ssl=False) as response:
                 body = await response.content.read(_LIST_LIMIT_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise OperationError(f"{url} does not answer: {_why(error)}") from error
-        if response.status != 200:
+            raise NoAnswerError(f"{url} does not answer: {_why(error)}") from error
+        if response.status not in _SHOWN:
             raise OperationError(f"{url} answered {response.status}")
         return body.decode(errors="replace")
 
     async def _ask(self, method: str, path: str, **options: Any) -> str:
-        try:
-            async with self._session.request(method, self._url + path, **options) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise OperationError(
-                f"the admin port {self._url} does not answer: {_why(error)}"
-            ) from error
+        end_s = time.monotonic() + _HANDOVER_S
+        while True:
+            try:
+                async with self._session.request(method, self._url + path, **options) as response:
+                    text = await response.text()
+                break
+            except (aiohttp.ClientError, TimeoutError) as error:
+                # While one controller takes another's place the port may be closed, or close.
+                unheard = method == "GET" or isinstance(error, aiohttp.ClientConnectorError)
+                timed_out = isinstance(error, TimeoutError)
+                if unheard and not timed_out and time.monotonic() < end_s:
+                    await asyncio.sleep(_RETRY_INTERVAL_S)
+                    continue
+                raise NoAnswerError(
+                    f"the admin port {self._url} does not answer: {_why(error)}"
+                ) from error
         if response.status >= 400:
             raise _refusal(response.status, text)
         return text
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def controllers(status: Status) -> set[tuple[str, int, str]]:
+    """Those that run: (lb, pid, started at)."""
+    return {
+        (process["lb"], process["pid"], process["started_at"])
+        for process in status["processes"]
+        if process["role"] == "controller"
+    }
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -166,9 +411,14 @@ def _refusal(status: int, text: str) -> OperationError | UsageError:
         reason = str(json.loads(text)["error"])
     except (ValueError, KeyError, TypeError):
         reason = f"the admin port answered {status}"
-    plain = "\n".join(printable(line, 500) for line in reason.splitlines()[:2])
+    plain = "\n".join(printable(line, 500) for line in reason.splitlines()[:_REASON_LINES])
     if status == 400:
         return UsageError(plain)
+    if status == 401:
+        hint = "if the tokens were rotated just now, run it again: it reads the new one"
+        return WrongTokenError(f"{plain}\n{hint}")
+    if status == 404 and plain.endswith(": Not Found"):  # of the path, not of a backend
+        return UnsupportedError(plain)
     return DeadlineError(plain) if status == 504 else OperationError(plain)
 
 

@@ -9,17 +9,19 @@ import contextlib
 import platform
 import resource
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 from rich.text import Text
 
+from lbctl.cli import certificates
+from lbctl.cli.findings import Finding, Level
 from lbctl.core.text import printable
 from lbctl.deploy import Address
 from lbctl.deploy.images import BASE_IMAGE
 from lbctl.deploy.listening import refuse_listened
+from lbctl.deploy.secure import address_of
 from lbctl.errors import EngineUnavailableError, LbctlError, MachineError, OperationError
 from lbctl.runtime.containers import BACKEND_IMAGE, LB_IMAGE
 from lbctl.runtime.engine import Engine
@@ -39,37 +41,24 @@ _LEAST_MEMORY_BYTES: Final = 256 * _MIB
 _SPARE_FILES: Final = 1_024  # beside a worker's connections: pools, logs, sockets
 
 
-class Level(Enum):
-    """How much a finding matters. Only LACK keeps something from running."""
-
-    OK = "ok"
-    HINT = "hint"
-    LACK = "lack"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One checked thing; `remedy` is empty where all is well."""
-
-    level: Level
-    subject: str
-    text: str
-    remedy: str = ""
-
-
-async def doctor(session: Session, settings: Config) -> int:
+async def doctor(session: Session, settings: Config, *, as_json: bool) -> int:
     """Print every finding. The status is 0 if lbctl can run in some way, else 3."""
-    engine, engine_ok = await _engine(settings)
-    nginx, nginx_ok = _nginx()
-    findings = [
-        _python(),
-        *engine,
-        nginx,
-        *await _ports(session, settings),
-        *_limits(settings, resource.getrlimit(resource.RLIMIT_NOFILE)),
-        *_memory(read_file),
-        *_kernel(read_file),
-    ]
+    with session.screen.steps("looking at the machine"):
+        engine, engine_ok = await _engine(settings)
+        nginx, nginx_ok = _nginx()
+        findings = [
+            _python(),
+            *engine,
+            nginx,
+            *await _stack(session, settings),
+            *_limits(settings, resource.getrlimit(resource.RLIMIT_NOFILE)),
+            *_memory(read_file),
+            *_kernel(read_file),
+        ]
+    if as_json:
+        runtime = "docker" if engine_ok else "local" if nginx_ok else None
+        session.screen.document({"runtime": runtime, "findings": [_row(one) for one in findings]})
+        return 0 if runtime else _MACHINE_STATUS
     _show(session, findings)
     if engine_ok:
         session.screen.say("lbctl can run here: in containers (lbctl up)")
@@ -78,6 +67,15 @@ async def doctor(session: Session, settings: Config) -> int:
     else:
         session.screen.say("lbctl cannot run here yet: it takes a Docker engine or an nginx")
     return 0 if engine_ok or nginx_ok else _MACHINE_STATUS
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    return {
+        "level": finding.level.value,
+        "subject": finding.subject,
+        "text": printable(finding.text, 400),
+        "remedy": printable(finding.remedy, 400),
+    }
 
 
 def _show(session: Session, findings: list[Finding]) -> None:
@@ -135,22 +133,31 @@ def _nginx() -> tuple[Finding, bool]:
     except MachineError as error:
         first, _, remedy = str(error).partition("\n")
         return Finding(Level.HINT, "nginx", f"{first} (local runtime)", remedy), False
-    return Finding(Level.OK, "nginx", f"{nginx.version} with http_dav at {nginx.program}"), True
+    return Finding(Level.OK, "nginx", f"{nginx.version} with its modules at {nginx.program}"), True
 
 
-async def _ports(session: Session, settings: Config) -> list[Finding]:
+async def _stack(session: Session, settings: Config) -> list[Finding]:
+    """About what a stack of this project takes: ports and certificates."""
     facts = None
     with contextlib.suppress(LbctlError):
         async with session.stacks(settings) as (facts, _):
             pass
+    stacks = (facts.docker, facts.local) if facts is not None else ()
     held = set()
-    for found in (facts.docker, facts.local) if facts is not None else ():
+    for found in stacks:
         if found is not None and found.running:
             held = {found.traffic.port, found.admin.port}
+            if found.tls is not None:
+                held.add(found.tls.port)
+    return [*_ports(settings, held), *certificates.findings(settings.tls, stacks)]
+
+
+def _ports(settings: Config, held: set[int]) -> list[Finding]:
     findings = []
     wanted = {
         "--port": Address(settings.bind, settings.port),
         "--admin-port": Address(settings.admin_bind, settings.admin_port),
+        **address_of(settings),
     }
     for flag, address in wanted.items():
         subject = f"port {address.port}"

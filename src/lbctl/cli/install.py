@@ -1,7 +1,7 @@
 """`lbctl up --install`: give a machine that has nothing to run backends on an nginx.
 
 Only as root, only on Debian and Ubuntu, only where backends would be plain processes and there
-is no nginx with http_dav for them; and it says so. Everywhere else the command to type is told.
+is no nginx with the modules for them; and it says so. Everywhere else the command to type is told.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def nginx(screen: Screen) -> None:
 
     Raises OperationError where that failed.
     """
-    screen.tell(f"no nginx with http_dav on this machine: installing {_PACKAGE}")
+    screen.tell(f"no nginx that can be a backend on this machine: installing {_PACKAGE}")
     command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", _PACKAGE]
     with _no_services_started():
         # The first try needs no network where the package lists are fresh.

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from rich.live import Live
-from rich.text import Text
-
 from lbctl.cli import resolve
+from lbctl.cli import watch as watching
 from lbctl.cli.client import AdminClient
 from lbctl.cli.tables import status_view, utc_now
 from lbctl.core.text import printable
-from lbctl.errors import EngineUnavailableError, OperationError
+from lbctl.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from lbctl.cli.screen import Screen
     from lbctl.cli.session import Session
     from lbctl.config import Config
 
-_WATCH_INTERVAL_S = 1.0
 _LOG_LINE_LIMIT = 16_384
 
 
@@ -33,34 +26,15 @@ async def status(session: Session, settings: Config, *, as_json: bool, watch: bo
         AdminClient(found.admin.url) as client,
     ):
         url = found.traffic.url
-        if watch and not as_json and screen.out.is_terminal and not screen.out.is_dumb_terminal:
-            await _live(client, url, screen)
-        while True:
-            if as_json:
-                # Not through rich, which would fold it: this is for programs.
-                screen.out.file.write((await client.status_text()).rstrip("\n") + "\n")
-                screen.out.file.flush()
-            else:
-                screen.out.print(await _view(client, url))
-            if not watch:
-                return 0
-            await asyncio.sleep(_WATCH_INTERVAL_S)
-
-
-async def _live(client: AdminClient, url: str, screen: Screen) -> None:
-    """The present state in place, until Ctrl-C. An lb that does not answer is waited for."""
-    with Live(await _view(client, url), console=screen.out, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
-            try:
-                view = await _view(client, url)
-            except OperationError as error:
-                view = Text(printable(str(error)), style="bold red")
-            live.update(view, refresh=True)
-
-
-async def _view(client: AdminClient, url: str) -> RenderableType:
-    return status_view(await client.status(), url, utc_now())
+        if watch:
+            return await watching.watch(client, url, screen, as_json=as_json)
+        if as_json:
+            # Not through rich, which would fold it: this is for programs.
+            screen.out.file.write((await client.status_text()).rstrip("\n") + "\n")
+            screen.out.file.flush()
+        else:
+            screen.out.print(status_view(await client.status(), url, utc_now()))
+    return 0
 
 
 async def logs(session: Session, settings: Config, *, follow: bool, tail: int) -> int:
@@ -75,7 +49,7 @@ async def logs(session: Session, settings: Config, *, follow: bool, tail: int) -
     return 0
 
 
-async def down(session: Session, settings: Config) -> int:
+async def down(session: Session, settings: Config, *, as_json: bool) -> int:
     """End the project on every runtime that can be asked: what an interrupted start left
     behind is removed too, though it is no stack yet.
     """
@@ -89,6 +63,9 @@ async def down(session: Session, settings: Config) -> int:
                 continue
             with screen.steps("ending") as steps:
                 ended = await stack.down(steps) or ended
+    if as_json:
+        screen.document({"project": settings.project, "ended": ended})
+        return 0
     said = "ended" if ended else "there was nothing to end"
     screen.say(f"project {settings.project!r}: {said}")
     unseen = resolve.unseen_containers(facts)

@@ -33,10 +33,19 @@ def leaves(*names: str, hidden: bool = False) -> Callable[[F], F]:
                 metavar=_metavar(leaf),
                 help=f"{leaf.help}{default}",
                 hidden=hidden,
+                shell_complete=_completing(leaf),
             )(function)
         return function
 
     return decorate
+
+
+def _completing(
+    leaf: Leaf,
+) -> Callable[[click.Context, click.Parameter, str], list[str]] | None:
+    if not leaf.choices:
+        return None
+    return lambda _context, _option, begun: [one for one in leaf.choices if one.startswith(begun)]
 
 
 def every_leaf(*shown: str) -> Callable[[F], F]:
@@ -49,6 +58,11 @@ def every_leaf(*shown: str) -> Callable[[F], F]:
         return leaves(*shown)(leaves(*others, hidden=True)(function))
 
     return decorate
+
+
+def json_flag(text: str) -> Callable[[F], F]:
+    """`--json`: one document on standard output; `text` says what it holds."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 def flag(name: str) -> str:

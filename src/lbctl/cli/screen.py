@@ -1,13 +1,14 @@
 """What the command line writes: results to standard output, everything else to standard error.
 
-Colour, spinners and lines that change in place are for terminals; elsewhere, with NO_COLOR or
-on a dumb terminal, the same facts come as plain lines. Text from outside never reaches the
-terminal raw, and is never read as rich's markup.
+Spinners, bars and lines that change in place are for terminals; elsewhere, and on a dumb terminal,
+the same facts come as plain lines. Nothing is coloured there, nor with NO_COLOR. Text from outside
+never reaches the terminal raw, and is never read as rich's markup.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.status import Status as Spinner
 
 _PIPE_WIDTH = 1_000  # a reader of a pipe cuts lines himself
+_BAR_WIDTH = 24
 _PLAIN_INTERVAL_S = 5.0  # between the lines of a progress that cannot change in place
 
 
@@ -45,6 +47,11 @@ class Screen:
         """A line of the result."""
         self.out.print(Text(printable(line, 1_000)), soft_wrap=True)
 
+    def document(self, value: object) -> None:
+        """The whole result, for programs: never through rich, which would fold it."""
+        self.out.file.write(json.dumps(value, indent=2) + "\n")
+        self.out.file.flush()
+
     def tell(self, line: str, style: str = "") -> None:
         """A line beside the result: what is done and why, or an error."""
         self.err.print(Text(printable(line, 1_000), style=style), soft_wrap=True)
@@ -66,6 +73,7 @@ class Steps:
         self._screen = screen
         self._title = title
         self._spinner = spinner
+        self._unicode = screen.err.encoding.startswith("utf")
         self._shown = ""
         self._shown_s = float("-inf")
 
@@ -78,6 +86,17 @@ class Steps:
         if self._spinner is not None:
             width = max(20, self._screen.err.width - len(self._title) - 6)
             self._spinner.update(Text(f"{self._title}  {printable(line, width)}"))
+
+    def part(self, done: float, total: float, text: str) -> None:
+        """So much of the whole is done: a bar on a terminal, the text alone elsewhere."""
+        if self._spinner is None:
+            self.state(text)
+            return
+        filled = round(_BAR_WIDTH * min(1.0, max(0.0, done / total))) if total > 0 else 0
+        full, rest = ("#", ".") if not self._unicode else ("━", "╌")
+        bar = Text(f"{self._title}  ")
+        bar.append(full * filled, style="green").append(rest * (_BAR_WIDTH - filled), style="dim")
+        self._spinner.update(bar.append(f"  {printable(text)}"))
 
     def state(self, text: str) -> None:
         """How far it is: changes in place, or comes as a line now and then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,28 @@ class ThisMachine:
         return ""
 
 
+@contextlib.asynccontextmanager
+async def ended_by_sigterm() -> AsyncIterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: what is to be put back is put back first."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in one
+    told = asyncio.Event()
+
+    def end() -> None:
+        told.set()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if told.is_set():
+            raise click.Abort from None
+        raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
 @dataclass(slots=True)
 class Session:
     """Shared by the command and its subcommand; `flags` are those of both, merged."""
@@ -68,6 +91,10 @@ class Session:
         """The configuration with the flags given; None is not given. Raises UsageError."""
         self.flags |= {name: value for name, value in flags.items() if value is not None}
         return config.load(self.flags)
+
+    def given(self) -> dict[str, Any]:
+        """What of it somebody has set: by a flag, in the environment or in the file."""
+        return config.given(self.flags)
 
     def run(self, job: Coroutine[Any, Any, int]) -> None:
         """Run a command to its exit status. Ctrl-C ends it with one line."""

@@ -10,19 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from lbctl.core.text import printable
-from lbctl.model import State
+from lbctl.model import HealingState, HistoryState, RolloutState, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import RenderableType
 
-    from lbctl.cli.client import Status
+    from lbctl.cli.client import GenerationRow, Status
 
-_STYLES = {
+STYLES = {
     State.UP.value: "green",
     State.DOWN.value: "bold red",
     State.INVALID.value: "bold red",
+    State.EJECTED.value: "bold red",
     State.DRAINING.value: "yellow",
 }
 
@@ -31,14 +32,93 @@ def status_view(status: Status, url: str, now: datetime) -> RenderableType:
     """A headline, the processes, and one row a backend. `url` is where this machine reaches the
     traffic port: a container knows its own side of it only.
     """
+    return Group(
+        _text(headline(status, url), "bold"),
+        *under_way(status),
+        Text(),
+        _processes(status, now),
+        Text(),
+        _backends(status, now),
+    )
+
+
+def headline(status: Status, url: str) -> str:
+    """Which stack, where, and how many are in rotation."""
     wanted = f" of {status['replicas']}" if status["replicas"] is not None else ""
-    headline = (
+    leads = f", lb {status['leader']} leads" if status["leader"] else ""
+    return (
         f"{status['project']} on {status['runtime']}, {url}: "
         f"{status['in_rotation']}{wanted} in rotation, generation {status['generation']}"
+        f"{leads}"
     )
-    return Group(
-        _text(headline, "bold"), Text(), _processes(status, now), Text(), _backends(status, now)
+
+
+def under_way(status: Status) -> Iterable[Text]:
+    """Lines under the headline: what is not seen, the rollout unless it went well, healing unless
+    all is well.
+    """
+    rollout, healing = status["rollout"], status["healing"]
+    if status["runtime_problem"]:
+        text = f"who comes and goes is not seen: {status['runtime_problem']}"
+        yield _text(text, "bold red")
+    if rollout is not None and rollout["state"] != RolloutState.DONE.value:
+        image = f" to {rollout['image']}" if rollout["image"] else ""
+        yield _text(
+            f"rollout {rollout['revision']}{image}: {rollout['state']}, "
+            f"{rollout['replaced']} of {rollout['total']} replaced",
+            "yellow" if rollout["state"] == RolloutState.RUNNING.value else "bold red",
+        )
+        yield from _message(rollout["message"])
+    if healing["state"] != HealingState.IDLE.value:
+        first, _, rest = healing["message"].partition("\n")
+        gave_up = healing["state"] == HealingState.GAVE_UP.value
+        text = f"healing: {healing['state']}" + (f", {first}" if first else "")
+        yield _text(text, "bold red" if gave_up else "yellow")
+        yield from _message(rest)
+    kept = status.get("history")  # an lb of before has none
+    if kept is not None and kept["state"] == HistoryState.FAILING.value:
+        yield _text(f"history: not written, {kept['message']}", "bold red")
+
+
+def history_view(lists: Iterable[GenerationRow]) -> Table:
+    """One row a list, in order."""
+    table = _table(("since", "l"), ("list", "r"), ("backends", "r"), ("what changed", "l"))
+    for one in lists:
+        table.add_row(
+            _text(local_time(one["at"])),
+            _text(one["generation"]),
+            _text(len(one["members"])),
+            _text(one["reason"]),
+        )
+    return table
+
+
+def members_view(one: GenerationRow) -> RenderableType:
+    """Who was on a list."""
+    table = _table(("backend", "l"), ("ip", "l"), ("in rotation since", "l"))
+    for member in one["members"]:
+        table.add_row(
+            _text(member["name"]), _text(member["ip"]), _text(local_time(member["since"]))
+        )
+    count = len(one["members"])
+    headline = (
+        f"list {one['generation']}, valid since {local_time(one['at'])}: "
+        f"{count} {'backend' if count == 1 else 'backends'}"
     )
+    return Group(_text(headline, "bold"), Text(), table)
+
+
+def local_time(text: str) -> str:
+    """An ISO 8601 time on this machine's clock, with milliseconds: 2026-11-27 18:24:30.123."""
+    try:
+        moment = datetime.fromisoformat(text).astimezone()
+    except (ValueError, TypeError, OverflowError):
+        return "?"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+def _message(text: str) -> Iterable[Text]:
+    return (_text(f"  {line}") for line in text.splitlines())
 
 
 def _processes(status: Status, now: datetime) -> Table:
@@ -65,7 +145,7 @@ def _backends(status: Status, now: datetime) -> Table:
         table.add_row(
             _text(backend["name"]),
             _text(backend["ip"]),
-            _text(backend["state"], _STYLES.get(backend["state"], "cyan")),
+            _text(backend["state"], STYLES.get(backend["state"], "cyan")),
             _text(age(backend["since"], now)),
             _text(backend["in_flight"]),
             _text(f"{backend['requests_per_second']:.1f}"),

@@ -7,13 +7,15 @@ import contextlib
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
-from lbctl.cli.client import AdminClient
-from lbctl.config import Deploy
-from lbctl.deploy import StackOptions
+from lbctl.cli.client import AdminClient, NoAnswerError
+from lbctl.config import Deploy, changeable, overlay, settings_of
+from lbctl.core.iplist import address_key
+from lbctl.deploy import StackOptions, Unwatched
 from lbctl.errors import ImageError, LbctlError, MachineError, OperationError
+from lbctl.model import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from lbctl.cli.screen import Screen, Steps
     from lbctl.cli.session import Session
     from lbctl.config import Config
-    from lbctl.deploy import FoundStack, Stack
+    from lbctl.deploy import FoundStack, Progress, Stack
 
 NEW_STACK_REPLICAS = 3
 _WELL_WITHIN_S = 30.0
@@ -31,12 +33,17 @@ _LOOK_INTERVAL_S = 0.2
 _SCALE_MARGIN_S = 10.0  # the lb gives up first, and says why
 
 
-async def up(session: Session, settings: Config, *, build: bool, may_install: bool) -> int:
+async def up(
+    session: Session, settings: Config, *, build: bool, may_install: bool, as_json: bool
+) -> int:
     """Start what is missing; return when every backend is in rotation.
 
     With `may_install`, an nginx is installed where that is what the machine lacks.
     """
     screen = session.screen
+    settings = _with_redirect_port(settings)
+    if settings.tls.tls_redirect == "on" and not settings.tls.on:
+        screen.tell("nothing is redirected: there is no TLS without --tls-dir or --tls-cert")
     options = _options(settings, build=build)
 
     async def start(stacks: dict[str, Stack], choice: resolve.Choice) -> FoundStack:
@@ -66,13 +73,29 @@ async def up(session: Session, settings: Config, *, build: bool, may_install: bo
             why_not_docker = str(error).partition("\n")[0]
             choice = choose(facts, partial(resolve.or_local, why_not_docker=why_not_docker))
             found = await start(stacks, choice)
-        return await _fill(screen, stacks[choice.runtime], found, settings)
+        stack = stacks[choice.runtime]
+        try:
+            return await _fill(screen, stack, found, settings, as_json=as_json)
+        except NoAnswerError as error:
+            # Most likely somebody ends it just now; else it is whole, and this changes nothing.
+            screen.tell(f"{error}; once more")
+        found = await start(stacks, choice)
+        return await _fill(screen, stack, found, settings, as_json=as_json)
+
+
+def _with_redirect_port(settings: Config) -> Config:
+    """Redirects name the port that clients see, which a container does not know."""
+    tls = settings.tls
+    if not tls.on or tls.tls_redirect_port:
+        return settings
+    return replace(settings, tls=replace(tls, tls_redirect_port=tls.tls_port))
 
 
 def _options(settings: Config, *, build: bool) -> StackOptions:
     # How many backends there are is told to the lb itself: it is no reason to replace it.
     return StackOptions(
         config=replace(settings, deploy=Deploy()),
+        lbs=settings.deploy.lbs,
         lb_image=settings.deploy.lb_image,
         backend_image=settings.deploy.backend_image,
         build=build,
@@ -85,23 +108,124 @@ def _may_fall_back(facts: resolve.Facts, settings: Config, *, build: bool) -> bo
     return settings.runtime == "auto" and facts.docker is None and not named
 
 
-async def _fill(screen: Screen, stack: Stack, found: FoundStack, settings: Config) -> int:
+async def _fill(
+    screen: Screen, stack: Stack, found: FoundStack, settings: Config, *, as_json: bool
+) -> int:
     async with AdminClient(found.admin.url) as client:
         with screen.steps("waiting for the lb") as steps:
             await client.healthy(_WELL_WITHIN_S)
             token = await _token(stack)
-            replicas = settings.deploy.replicas or _kept(await client.status())
+            status = await client.status()
+            replicas = settings.deploy.replicas or _kept(status)
+        if found.managed:
+            await _bring_settings(screen, client, settings, token)
         with screen.steps("backends in rotation") as steps:
             await _scale(client, replicas, token, settings, steps)
         status = await client.status()
-        served = await client.served_list(found.traffic.url)
+        redirects = found.tls is not None and status["settings"].get("tls_redirect") == "on"
+        url = found.tls.secure_url if found.tls is not None and redirects else found.traffic.url
+        served = await client.served_list(url)
+    if as_json:
+        screen.document(_document(found, status, redirects=redirects))
+        return 0
     screen.say(f"serving  {found.traffic.url}  ({_count(status['in_rotation'])} in rotation)")
+    if found.tls is not None:
+        also = " (plain HTTP redirects)" if redirects else ""
+        screen.say(f"TLS      {found.tls.secure_url}{also}")
     screen.say(f"admin    {found.admin.url}  (metrics: {found.admin.url}/metrics)")
     screen.say("")
-    screen.say(f"$ curl -s {found.traffic.url}/")
+    screen.say(f"$ curl -s{'k' if redirects else ''} {url}/")
     for line in served.splitlines():
         screen.say(line)
     return 0
+
+
+def _document(found: FoundStack, status: Status, *, redirects: bool) -> dict[str, Any]:
+    """What `up --json` prints; docs/cli.md describes it."""
+    return {
+        "project": found.project,
+        "runtime": found.runtime,
+        "url": found.traffic.url,
+        "tls_url": None if found.tls is None else found.tls.secure_url,
+        "redirects": redirects,
+        "admin_url": found.admin.url,
+        "replicas": status["replicas"],
+        "in_rotation": status["in_rotation"],
+        "generation": status["generation"],
+        "list": sorted(
+            (row["ip"] for row in status["backends"] if row["state"] == State.UP.value),
+            key=address_key,
+        ),
+    }
+
+
+async def _bring_settings(
+    screen: Screen, client: AdminClient, settings: Config, token: str
+) -> None:
+    """Have the running lb reload where it is set to something else."""
+    wanted, present = changeable(settings_of(settings)), await client.settings(token)
+    changed = [name for name, value in wanted.items() if present.get(name) != value]
+    if changed:
+        with screen.steps("reloading") as steps:
+            steps.note(f"reloading with another {', '.join(sorted(changed))}")
+            await client.reload(wanted, token)
+
+
+async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
+    """New workers, with what was given now, and else with the settings that they have."""
+    async with (
+        session.running(settings) as (stack, found),
+        AdminClient(found.admin.url) as client,
+    ):
+        token = await stack.admin_token()
+        began_s = time.monotonic()
+        with session.screen.steps("reloading"):
+            await client.reload(changeable(session.given()), token)
+        took_s = time.monotonic() - began_s
+        settings_now = (await client.status())["settings"] if as_json else {}
+    if as_json:
+        session.screen.document({"settings": settings_now, "took_s": round(took_s, 3)})
+    else:
+        session.screen.say(f"reloaded in {took_s:.1f} s")
+    return 0
+
+
+async def upgrade(session: Session, settings: Config, *, build: bool, as_json: bool) -> int:
+    """New lb containers, one after the other, with the settings and ports of the old ones."""
+    async with (
+        session.running(settings) as (stack, found),
+        AdminClient(found.admin.url) as client,
+    ):
+        began_s = time.monotonic()
+        with session.screen.steps("upgrading") as steps:
+            after = await replace_lbs(stack, found, client, settings, steps, build=build)
+        took_s = time.monotonic() - began_s
+    if as_json:
+        session.screen.document({"lb": after.lb, "took_s": round(took_s, 3)})
+    else:
+        session.screen.say(f"upgraded {after.lb} in {took_s:.1f} s")
+    return 0
+
+
+async def replace_lbs(
+    stack: Stack,
+    found: FoundStack,
+    client: AdminClient,
+    settings: Config,
+    progress: Progress | None = None,
+    *,
+    build: bool = False,
+) -> FoundStack:
+    """By new ones with the settings and ports that the old ones have; return when all is well."""
+    now = changeable(await client.settings(await stack.admin_token()))
+    kept = replace(
+        overlay(settings, now, "settings"),
+        bind=found.traffic.host, port=found.traffic.port,
+        admin_bind=found.admin.host, admin_port=found.admin.port,
+    )  # fmt: skip
+    after = await stack.upgrade(_options(kept, build=build), progress or Unwatched())
+    await client.healthy(_WELL_WITHIN_S)
+    return after
 
 
 def _kept(status: Status) -> int:
@@ -124,7 +248,7 @@ async def _token(stack: Stack) -> str:
         await asyncio.sleep(_TOKEN_RETRY_S)
 
 
-async def scale(session: Session, settings: Config, replicas: int) -> int:
+async def scale(session: Session, settings: Config, replicas: int, *, as_json: bool) -> int:
     """To `replicas` backends; return when every list says so."""
     async with (
         session.running(settings) as (stack, found),
@@ -136,7 +260,22 @@ async def scale(session: Session, settings: Config, replicas: int) -> int:
         with session.screen.steps("backends in rotation") as steps:
             await _scale(client, replicas, token, settings, steps)
         took_s = time.monotonic() - began_s
+        status = await client.status()
+        resting = replicas - status["in_rotation"]
+    if as_json:
+        session.screen.document(
+            {
+                "replicas": replicas,
+                "previous": before,
+                "in_rotation": status["in_rotation"],
+                "generation": status["generation"],
+                "took_s": round(took_s, 3),
+            }
+        )
+        return 0
     session.screen.say(f"{before} -> {replicas} in {took_s:.1f} s")
+    if resting > 0:
+        session.screen.tell(f"{resting} of them drained by hand; lbctl undrain lets them in")
     return 0
 
 
@@ -157,7 +296,8 @@ async def _watched(client: AdminClient, replicas: int, steps: Steps) -> AsyncIte
             # A look that fails is no reason to give up: the change has its own answer.
             with contextlib.suppress(LbctlError):
                 status = await client.status()
-                steps.state(f"{status['in_rotation']} of {replicas}")
+                count = status["in_rotation"]
+                steps.part(count, replicas, f"{count} of {replicas}")
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
     looking = asyncio.create_task(look())

@@ -6,8 +6,8 @@ lost event costs time, never truth. However many hints come, one list runs and a
 more is due after it.
 
 Two things a list cannot tell are kept beside it. An instance that was sent a terminating
-signal, or has just died, is listed as running for a moment longer: it is STOPPING from the
-hint on, until a list taken after the hint agrees, it starts again, or `stopping_period_s`
+signal, or has just died, is listed as running for a moment longer: it is STOPPING or EXITED from
+the hint on, until a list taken after the hint agrees, it starts again, or `stopping_period_s`
 passed and it still runs. And since an engine may send an event before its own list shows what
 happened, each burst of hints is followed by more looks, `SETTLE_S` after the last.
 """
@@ -68,7 +68,7 @@ class Discovery:
         self._subscribed = asyncio.Event()
         self._settle_at: list[float] = []
         self._truth: list[Instance] | None = None
-        self._leaving: dict[str, float] = {}  # id: when it was last told to stop, monotonic
+        self._leaving: dict[str, tuple[float, Phase]] = {}  # id: when it was told, and what it is
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -95,6 +95,7 @@ class Discovery:
                 reason = str(error)
             if clock() - opened_at > control.reconnect_max_s:
                 backoff.reset()
+            self._stats.discovery_problem = reason.partition("\n")[0]
             wait_s = backoff.next_s(self._chance())
             log.warning("no events from the runtime, trying again in %.1f s: %s", wait_s, reason)
             await asyncio.sleep(wait_s)
@@ -108,7 +109,8 @@ class Discovery:
             self._stats.events[change.action] += 1
             self._settle_at = [now + after_s for after_s in SETTLE_S]
         if change.leaving or change.action == _DIED:
-            self._leaving[change.id] = now
+            phase = Phase.EXITED if change.action == _DIED else Phase.STOPPING
+            self._leaving[change.id] = now, phase
             self._tell()
         elif change.action == _STARTED:
             self._leaving.pop(change.id, None)
@@ -128,7 +130,7 @@ class Discovery:
     def _next_look_at(self) -> float:
         control = self._control
         moments = [asyncio.get_running_loop().time() + control.resync_interval_s]
-        moments += [told_at + control.stopping_period_s for told_at in self._leaving.values()]
+        moments += [told_at + control.stopping_period_s for told_at, _ in self._leaving.values()]
         return min([*moments, *self._settle_at])
 
     async def _look(self) -> None:
@@ -147,12 +149,14 @@ class Discovery:
                 if not failed:
                     log.warning("the runtime cannot be listed: %s", error or "it hangs")
                 failed = True
+                self._stats.discovery_problem = str(error).partition("\n")[0] or "it hangs"
                 await asyncio.sleep(backoff.next_s(self._chance()))
                 continue
             if failed:
                 log.info("the runtime is listed again")
             self._forget_hints(began_at)
             self._stats.discovery_synced_monotonic_s = clock()
+            self._stats.discovery_problem = ""
             self._tell()
             return
 
@@ -161,7 +165,7 @@ class Discovery:
         running = {
             instance.id for instance in self._truth or () if instance.phase is not Phase.EXITED
         }
-        for instance_id, told_at in list(self._leaving.items()):
+        for instance_id, (told_at, _) in list(self._leaving.items()):
             if told_at + self._control.stopping_period_s <= began_at:
                 log.info("%s was told to stop, and runs on", instance_id[:12])
                 del self._leaving[instance_id]
@@ -173,7 +177,7 @@ class Discovery:
             return
         self._deliver(
             [
-                replace(instance, phase=Phase.STOPPING)
+                replace(instance, phase=self._leaving[instance.id][1])
                 if instance.id in self._leaving and instance.phase is Phase.RUNNING
                 else instance
                 for instance in self._truth

@@ -7,7 +7,6 @@ classes must be made inside the running event loop, and closed.
 from __future__ import annotations
 
 import errno
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from lbctl.core.iplist import render_json, render_text
+from lbctl.core.probing import BODY_LIMIT_BYTES, expectation
 from lbctl.core.text import printable
 from lbctl.errors import OperationError
 from lbctl.model import ProbeResult
@@ -22,13 +22,10 @@ from lbctl.model import ProbeResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lbctl.config import Health
     from lbctl.model import Backend, Membership
 
-PROBE_BODY_LIMIT_BYTES = 65_536
-"""A check looks at the status; a body may be endless, and is read no further than this."""
-
 _CHUNK_BYTES = 16_384
-_TOKEN = re.compile(r"[0-9a-f]{64}")
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
     errno.ECONNRESET: "connection reset",
@@ -40,12 +37,17 @@ _WORDS = {
 
 
 class HttpProbe:
-    """A Probe: GET of the backend's probe path, on a connection of its own, so that it tells
-    what the next new client would meet. 2xx passes; a redirect is an answer like any other.
+    """A Probe: GET of the backend's probe path, or the settings' if it has none, on a connection
+    of its own, so that it tells what the next new client would meet. A redirect is an answer
+    like any other.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, health: Health) -> None:
+        self._path = health.probe_path
+        self._expectation = expectation(
+            health.probe_status, health.probe_body, health.probe_headers
+        )
+        self._timeout_s = timeout_s = health.probe_timeout_s
         self._session = _session(
             timeout_s, aiohttp.TCPConnector(force_close=True, limit=0), user_agent="lbctl-probe"
         )
@@ -55,11 +57,12 @@ class HttpProbe:
         started = time.monotonic()
         error = ""
         try:
-            url = _url(backend.ip, backend.port, backend.probe_path)
-            async with self._session.get(url, allow_redirects=False) as response:
-                await _read(response, PROBE_BODY_LIMIT_BYTES)
-                if not 200 <= response.status < 300:
-                    error = f"answered {response.status}"
+            url = _url(backend.ip, backend.port, backend.probe_path or self._path)
+            async with self._session.get(
+                url, headers=self._expectation.headers, allow_redirects=False
+            ) as response:
+                body = await _read(response, BODY_LIMIT_BYTES)
+                error = self._expectation.objection(response.status, body)
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             error = _words(problem, self._timeout_s)
         return ProbeResult(error, time.monotonic() - started)
@@ -72,11 +75,11 @@ class HttpProbe:
 class HttpListWriter:
     """A ListWriter: PUT of `ips.json`, then `ips.txt`, on the backend's admin port.
 
-    `token` returns the secret, or raises OSError or OperationError while there is none; it is
-    asked before each write, so that a new token needs no restart.
+    `token` returns what opens the admin port of a backend, or raises OperationError; it is asked
+    before each write, so that a new token needs no restart.
     """
 
-    def __init__(self, timeout_s: float, token: Callable[[], str]) -> None:
+    def __init__(self, timeout_s: float, token: Callable[[Backend], str]) -> None:
         self._timeout_s = timeout_s
         self._token = token
         # nginx keeps idle connections for 75 s: this side must let go of them first.
@@ -86,7 +89,7 @@ class HttpListWriter:
 
     async def write(self, backend: Backend, membership: Membership) -> None:
         """Both files; each is replaced in one step. Raises OperationError with the reason."""
-        headers = {"Authorization": f"Bearer {self._secret()}"}
+        headers = {"Authorization": f"Bearer {self._token(backend)}"}
         for path, body in self._files(membership).items():
             url = _url(backend.ip, backend.admin_port, path)
             try:
@@ -94,11 +97,14 @@ class HttpListWriter:
                     url, data=body, headers=headers, allow_redirects=False
                 ) as response:
                     status = response.status
-                    await _read(response, PROBE_BODY_LIMIT_BYTES)
+                    await _read(response, BODY_LIMIT_BYTES)
             except (aiohttp.ClientError, OSError, ValueError) as problem:
                 raise OperationError(_words(problem, self._timeout_s)) from None
             if status == 401:
-                raise OperationError("it refused the token")
+                raise OperationError(
+                    "it refused its token: mount the project's token volume at /run/lbctl, "
+                    "and use an image of this version"
+                )
             if status not in (201, 204):
                 raise OperationError(f"it answered {status} to PUT {path}")
 
@@ -118,15 +124,6 @@ class HttpListWriter:
     async def close(self) -> None:
         """Give back the sockets."""
         await self._session.close()
-
-    def _secret(self) -> str:
-        try:
-            secret = self._token().strip()
-        except OSError as error:
-            raise OperationError(f"there is no token to send: {error.strerror}") from None
-        if not _TOKEN.fullmatch(secret):
-            raise OperationError("the token file does not hold 64 hex digits")
-        return secret
 
     def _files(self, membership: Membership) -> dict[str, bytes]:
         # One list goes to hundreds of backends: render it once.

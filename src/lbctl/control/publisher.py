@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lbctl.control.tasks import woken
 from lbctl.core.backoff import Backoff
+from lbctl.core.history import published, unheard
 from lbctl.errors import OperationError
 from lbctl.model import DURATION_BUCKETS_S
 
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 
     from lbctl.config import Control
     from lbctl.control.tasks import Tasks
+    from lbctl.core.history import Event
     from lbctl.core.membership import Course
-    from lbctl.model import ControlStats, Membership
+    from lbctl.model import Backend, ControlStats, Membership
     from lbctl.ports import ListWriter
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Copy:
     """One backend's copy of the list, as far as the publisher knows."""
 
@@ -41,6 +43,8 @@ class _Copy:
     task: asyncio.Task[None] | None = None
     held: int | None = None  # generation
     doubtful: bool = False  # a write failed since the last check: it may still be carried out
+    round: int = -1  # of the last write that it took
+    writing: int | None = None  # of the one under way
     last_error: str = ""
 
 
@@ -62,6 +66,7 @@ class Publisher:
         membership: Membership,
         *,
         chance: Callable[[], float] = random.random,
+        record: Callable[[Event], None] = unheard,
     ) -> None:
         self._writer = writer
         self._control = control
@@ -70,17 +75,26 @@ class Publisher:
         self._refused = refused
         self._tasks = tasks
         self._chance = chance
+        self._record = record
         self._turns = asyncio.Semaphore(control.publish_concurrency)
         self._copies: dict[str, _Copy] = {}
         self._membership = membership
         self._committed_at = 0.0
         self._awaited: set[str] = set()  # members that do not hold the present list yet
+        self._holders = 0  # members that do
+        self._round = 0
+        self.departures = 0  # how often one was taken off those that the list is kept on
+
+    def recipients(self) -> list[Backend]:
+        """The backends that the list is kept on."""
+        return [copy.course.backend for copy in self._copies.values()]
 
     def publish(self, membership: Membership, targets: Mapping[str, Course]) -> None:
         """From now on keep this list on exactly these backends."""
         for backend_id, copy in list(self._copies.items()):
             if targets.get(backend_id) != copy.course:
                 del self._copies[backend_id]
+                self.departures += 1
                 self._awaited.discard(backend_id)
                 if copy.task is not None:
                     copy.task.cancel()
@@ -88,7 +102,7 @@ class Publisher:
             self._membership = membership
             self._committed_at = asyncio.get_running_loop().time()
             members = {member.backend.id for member in membership.members}
-            self._awaited = members & targets.keys()
+            self._awaited, self._holders = members & targets.keys(), 0
             for copy in self._copies.values():
                 copy.wake.set()
         for backend_id, course in targets.items():
@@ -96,11 +110,38 @@ class Publisher:
                 copy = self._copies[backend_id] = _Copy(course)
                 copy.task = self._tasks.spawn(self._drive(copy))
 
+    def rewrite(self) -> Callable[[], tuple[int, list[tuple[str, str]]]]:
+        """Write to every target anew, changed or not; for a secret that was exchanged, and is
+        read anew for each write. What is returned tells at any time how many have taken such a
+        write, and who has yet to: (name, why not). Who has taken no list so far is not waited
+        for, but for the end of a write that is under way.
+        """
+        self._round += 1
+        present, asked = self._round, list(self._copies.values())
+        expected = {copy for copy in asked if not copy.last_error}
+        for copy in asked:
+            copy.wake.set()
+
+        def lags(copy: _Copy) -> bool:
+            old_write = copy.writing is not None and copy.writing < present
+            return old_write or (copy in expected and copy.round < present)
+
+        def progress() -> tuple[int, list[tuple[str, str]]]:
+            there = [copy for copy in asked if self._copies.get(copy.course.backend.id) is copy]
+            behind = [
+                (copy.course.backend.name, copy.last_error or "not written to yet")
+                for copy in there
+                if lags(copy)
+            ]
+            return sum(copy.round >= present for copy in there), behind
+
+        return progress
+
     async def _drive(self, copy: _Copy) -> None:
         control = self._control
         backoff = Backoff(control.publish_retry_min_s, control.publish_retry_max_s)
         while True:
-            if copy.held != self._membership.generation:
+            if copy.held != self._membership.generation or copy.round != self._round:
                 try:
                     await self._write(copy)
                 except OperationError as error:
@@ -122,12 +163,15 @@ class Publisher:
             membership = self._membership  # the newest, now that it is this one's turn
             copy.wake.clear()
             timeout_s = self._control.publish_timeout_s
+            copy.writing = begun = self._round
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._writer.write(backend, membership)
             except TimeoutError:
                 raise OperationError(f"timed out after {timeout_s:g} s") from None
-        copy.held = membership.generation
+            finally:
+                copy.writing = None
+        copy.held, copy.round = membership.generation, begun
         if copy.last_error:
             log.info("%s takes the list again", backend.name)
             copy.last_error = ""
@@ -165,9 +209,11 @@ class Publisher:
         if backend_id not in self._awaited:
             return
         self._awaited.discard(backend_id)
+        self._holders += 1
         if not self._awaited:
             duration_s = asyncio.get_running_loop().time() - self._committed_at
             stats = self._stats
             stats.publish_count += 1
             stats.publish_sum_s += duration_s
             stats.publish_buckets[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+            self._record(published(self._membership.generation, self._holders, duration_s))

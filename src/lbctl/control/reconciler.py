@@ -10,6 +10,7 @@ checks and acknowledgements are gathered, as hundreds come at a time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from datetime import UTC, datetime
@@ -18,18 +19,30 @@ from typing import TYPE_CHECKING
 from lbctl.control.prober import Prober
 from lbctl.control.publisher import Publisher
 from lbctl.control.tasks import Tasks, woken
+from lbctl.core.ejection import Terms
 from lbctl.core.health import Thresholds
-from lbctl.core.membership import Debounce, Rotation, Transition
+from lbctl.core.history import list_events, transition_event, unheard
+from lbctl.core.membership import Debounce, Decision, Rotation, Transition
 from lbctl.core.saved import Saved, from_document, to_document
 from lbctl.core.text import printable
-from lbctl.model import State
+from lbctl.model import Cause, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from lbctl.config import Control, Health
     from lbctl.control.store import Store
-    from lbctl.model import BackendStatus, ControlStats, Instance, Membership, ProbeResult
+    from lbctl.core.history import Event
+    from lbctl.core.membership import Decision
+    from lbctl.model import (
+        Backend,
+        BackendStatus,
+        ControlStats,
+        Failure,
+        Instance,
+        Membership,
+        ProbeResult,
+    )
     from lbctl.ports import ListWriter, Probe, Routes
 
 log = logging.getLogger(__name__)
@@ -57,8 +70,10 @@ class Reconciler:
         store: Store,
         stats: ControlStats,
         wall: Callable[[], datetime] = utc_now,
+        record: Callable[[Event], None] = unheard,
     ) -> None:
         self._routes = routes
+        self._record = record
         self._store = store
         self._wall = wall
         self._rotation = Rotation(
@@ -66,7 +81,16 @@ class Reconciler:
             Debounce(quiet_s=control.debounce_quiet_s, limit_s=control.debounce_limit_s),
             wall(),
             _restore(store),
+            Terms(
+                failures=health.eject_failures,
+                base_s=health.eject_base_s,
+                limit_s=health.eject_limit_s,
+                floor_percent=health.eject_floor_percent,
+                rise=health.rise,
+            ),
         )
+        self._stats = stats
+        self._failed_open = False
         self._wake = asyncio.Event()
         self._wake_at: float | None = None
         self._changed = asyncio.Event()
@@ -80,7 +104,9 @@ class Reconciler:
             self._list_refused,
             self._tasks,
             self._rotation.membership,
+            record=record,
         )
+        self._listed = self._rotation.membership
         self._revision = self._rotation.snapshot.revision
         self._saved = self._revision, self._rotation.membership.generation
 
@@ -103,10 +129,15 @@ class Reconciler:
         self._rotation.observe(instances, self._wall())
         self._apply()
 
-    def drain(self, backend_ids: Iterable[str], reason: str) -> None:
+    def presume(self) -> None:
+        """The runtime has shown no list: go on with the members of the saved one until it does."""
+        self._rotation.presume(self._wall())
+        self._apply()
+
+    def drain(self, backend_ids: Iterable[str], reason: str, cause: Cause = Cause.BY_HAND) -> None:
         """Take these out of routes and list, all in one step, before this returns."""
         for backend_id in backend_ids:
-            self._rotation.drain(backend_id, reason)
+            self._rotation.drain(backend_id, reason, cause)
         self._apply()
 
     def undrain(self, backend_ids: Iterable[str]) -> None:
@@ -115,9 +146,24 @@ class Reconciler:
             self._rotation.undrain(backend_id)
         self._apply()
 
+    async def rewrite(self, within_s: float) -> tuple[int, list[tuple[str, str]]]:
+        """Write the list to every backend anew. Returns when all that take lists have, or
+        `within_s` passed: how many have, and who has not: (name, why).
+        """
+        progress = self._publisher.rewrite()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.wait_until(lambda: not progress()[1])
+        return progress()
+
     def suspect(self, backend_id: str) -> None:
         """Requests fail on this one: check it at once."""
         self._prober.check_now(backend_id)
+
+    def failing(self, backend_id: str, cause: Failure) -> None:
+        """A worker saw a row of requests fail on this one: if it goes, then before this returns."""
+        self._rotation.failing(backend_id, cause)
+        self._apply()
 
     def _probed(self, backend_id: str, result: ProbeResult) -> None:
         self._rotation.probed(backend_id, result)
@@ -144,14 +190,42 @@ class Reconciler:
                 self._routes.route(snapshot)
             if membership.generation != self._saved[1]:
                 log.info("list %d names %d backends", saved[1], len(membership.members))
+            self._tell(decision)  # before anybody is sent the list
             self._revision, self._saved = snapshot.revision, saved
             self._prober.check(decision.checks)
             self._publisher.publish(membership, decision.targets)
-            self._wake_at = decision.wake_at
+            if decision.wake_at != self._wake_at:
+                self._wake_at = decision.wake_at
+                self._wake.set()  # `run` may be asleep until the time before, or for ever
+            self._stats.ejections.update((name, cause.value) for name, cause in decision.ejections)
+            self._log_opening(decision)
             for transition in decision.transitions:
                 _log_transition(transition)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _tell(self, decision: Decision) -> None:
+        """The history: who went, the list without them, who gets clients."""
+        events = [(one, transition_event(one)) for one in decision.transitions]
+        for transition, event in events:
+            if event is not None and transition.after is not State.UP:
+                self._record(event)
+        before, self._listed = self._listed, decision.membership
+        if before.generation != self._listed.generation:
+            reasons = {one.id: one.reason for one in decision.transitions}
+            for news in list_events(before, self._listed, reasons):
+                self._record(news)
+        for transition, event in events:
+            if event is not None and transition.after is State.UP:
+                self._record(event)
+
+    def _log_opening(self, decision: Decision) -> None:
+        """Said once, however long it lasts."""
+        if decision.fail_open and not self._failed_open:
+            log.warning("no backend is fit: all that ever were, and still run, are served")
+        elif self._failed_open and not decision.fail_open:
+            log.info("backends that are not fit are not served any more")
+        self._failed_open = decision.fail_open
 
     # Questions
 
@@ -171,6 +245,20 @@ class Reconciler:
     def lagging(self) -> list[tuple[str, str]]:
         """Backends in rotation that do not hold the present list: (name, why)."""
         return self._rotation.lagging()
+
+    def recipients(self) -> list[Backend]:
+        """The backends that are sent lists."""
+        return self._publisher.recipients()
+
+    async def departures(self, seen: int) -> int:
+        """How often one was taken off the recipients, as soon as it is more often than `seen`."""
+        await self.wait_until(lambda: self._publisher.departures > seen)
+        return self._publisher.departures
+
+    @property
+    def decides(self) -> bool:
+        """Whether it knows who is there, or goes on with those that were served."""
+        return self._rotation.decides
 
     async def wait_until(self, check: Callable[[], bool]) -> None:
         """Return when `check` holds; it is asked again after every fact."""
@@ -203,11 +291,11 @@ def _log_transition(transition: Transition) -> None:
     elif transition.after in _QUIET and transition.before in (None, *_QUIET):
         log.debug("%s is %s: %s", name, transition.after.value, reason)
     elif transition.after is State.UP:
-        log.info("%s is up", name)
+        log.info("%s is up%s", name, f": {reason}" if reason else "")
     else:
         # Every container is seen before its first start: that is no news.
         fell = transition.after is State.DOWN and transition.before is not None
-        bad = fell or transition.after is State.INVALID
+        bad = fell or transition.after in (State.INVALID, State.EJECTED)
         log.log(
             logging.WARNING if bad else logging.INFO,
             "%s is %s: %s",

@@ -50,10 +50,13 @@ _NOT_FOR_CONNECTION_TO_NAME = frozenset(
 
 _REASONS = {
     200: b"OK",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
+    403: b"Forbidden",
     408: b"Request Timeout",
     413: b"Content Too Large",
     414: b"URI Too Long",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     501: b"Not Implemented",
     502: b"Bad Gateway",
@@ -170,8 +173,14 @@ def own_response(
     minor: int,
     keep_alive: bool,
     head_only: bool = False,
+    retry_after_s: int = 0,
+    location: bytes = b"",
 ) -> bytes:
-    """An answer of the lb itself: plain text, one line. A 503 says when to come again."""
+    """An answer of the lb itself: plain text, one line. A 503 says when to come again, and so
+    does whatever has a `retry_after_s` (RFC 9110, section 10.2.3); a 308 says where.
+    """
+    if status == 503:
+        retry_after_s = retry_after_s or 1
     connection = _CLOSE if not keep_alive else _KEEP_ALIVE if minor == 0 else b""
     reason = _REASONS[status]
     body = b"%d %b: %b\n" % (status, reason, detail.encode("ascii", "replace"))
@@ -183,7 +192,8 @@ def own_response(
             reason,
             date,
             len(body),
-            b"Retry-After: 1\r\n" if status == 503 else b"",
+            (b"Location: %b\r\n" % location if location else b"")
+            + (b"Retry-After: %d\r\n" % retry_after_s if retry_after_s else b""),
             connection,
             b"" if head_only else body,
         )

@@ -1,7 +1,8 @@
 """Who is in rotation: one pure reducer from facts to a decision.
 
-Facts come in through `observe`, `probed`, `list_taken`, `list_refused`, `drain` and `undrain`;
-`step` says what follows from all of them together. Nothing else changes a membership.
+Facts come in through `observe`, `presume`, `probed`, `failing`, `list_taken`, `list_refused`,
+`drain` and `undrain`; `step` says what follows from all of them together. Nothing else changes a
+membership.
 
 The way in. A backend that runs and passes its checks is a *target*: it is sent the present
 list, in rotation or not. Once it has taken one, it may enter; those that may enter within a
@@ -10,24 +11,38 @@ moment enter together, in one new generation. It then is in the list (JOINING), 
 right list, and one that cannot be written to never enters, nor makes the list flap.
 
 The way out has no waiting: in the step after the fact, a backend that stopped running, fell,
-or is drained is neither routed nor listed.
+is ejected or drained is neither routed nor listed.
+
+Nobody is left: where no backend is both fit and routed, all that still run, have ever passed a
+check, and are barred by their health alone are let in all the same (fail open). Those that were
+routed simply stay, so routes and lists do not change while all fall; those that went out before
+come in like everybody else, list first. They go out again in the step after one that is fit is
+routed, so a newcomer that is still JOINING never leaves the routes empty.
 
 Theory of restarts: a backend that ran, did not, and runs again is a new one, as is one that
 came back on another address: it starts a new *course*, has passed no check and holds no list.
-A restored membership is believed as far as the first observation bears it out.
+A restored membership is believed as far as the first observation bears it out; while there is
+none, as far as checks do (`presume`). Ejections are not restored: whoever was ejected is no
+member, so it comes in like a newcomer, and if requests still fail on it the workers, which outlive
+a controller, say so again after one more row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from lbctl.core.ejection import Ejection, Terms, Verdict
 from lbctl.core.health import Health, Standing, Thresholds
 from lbctl.core.iplist import address_key
 from lbctl.model import (
     Backend,
     BackendStatus,
+    Cause,
+    EjectionStatus,
     EngineHealth,
+    Failure,
     Instance,
     Member,
     Membership,
@@ -76,7 +91,8 @@ class Decision:
     """What is to be done now; each part is the whole truth, not a difference.
 
     `checks` are to be probed, `targets` to be sent the membership, both by id. At `wake_at`
-    (monotonic seconds; None: never) a step is due even if no fact comes in.
+    (monotonic seconds; None: never) a step is due even if no fact comes in. `ejections` went out
+    just now, by name; `fail_open` says that backends are served though none is fit.
     """
 
     snapshot: Snapshot
@@ -84,7 +100,19 @@ class Decision:
     checks: Mapping[str, Course]
     targets: Mapping[str, Course]
     transitions: tuple[Transition, ...]
+    ejections: tuple[tuple[str, Failure], ...]
+    fail_open: bool
     wake_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """Why one may not be in rotation. `health`: it still runs, and may serve if nobody is fit."""
+
+    state: State
+    cause: Cause
+    reason: str
+    health: bool = False
 
 
 @dataclass(slots=True)
@@ -105,8 +133,11 @@ class _Entry:
     health: Health
     since: datetime
     state: State | None = None
+    cause: Cause = Cause.UNCHECKED
     reason: str = ""
     last_check: str = ""
+    ejection: Ejection = field(default_factory=Ejection)
+    open: str = ""  # why it should be out, while it serves because nobody is fit
     taken: int | None = None  # the generation it acknowledged; None: none on this course
     refusal: str = ""  # why it did not take the list; empty if it did
     listing: _Listing | None = None
@@ -124,21 +155,31 @@ class Rotation:
     """
 
     def __init__(
-        self, thresholds: Thresholds, debounce: Debounce, at: datetime, saved: Saved | None = None
+        self,
+        thresholds: Thresholds,
+        debounce: Debounce,
+        at: datetime,
+        saved: Saved | None = None,
+        terms: Terms | None = None,
     ) -> None:
         self._thresholds = thresholds
         self._debounce = debounce
+        self._terms = terms or Terms(rise=thresholds.rise)
+        self._accused: dict[str, Failure] = {}  # since the last step, in order of arrival
         self._entries: dict[str, _Entry] = {}
-        self._drained: dict[str, str] = {}  # id: reason
+        self._drained: dict[str, _Bar] = {}
         self._gone: list[Transition] = []
         self._courses = 0
         self._observed = False
+        self._presumed = False
         self._decided = False
         self._dirty = False
         self._candidates: frozenset[str] = frozenset()
         self._first_candidate_at = 0.0
         self._last_candidate_at = 0.0
+        self._admit_at: float | None = None
         self._wake_at: float | None = None
+        self._stepped = 0.0, at  # the last step, on both clocks
         self.membership = saved.membership if saved else Membership(0, at, ())
         revision = saved.revision if saved else 0
         self.snapshot = Snapshot(revision, self.membership.generation, ())
@@ -147,15 +188,22 @@ class Rotation:
 
     @property
     def observed(self) -> bool:
-        """Whether a complete list was ever seen; before that nothing is decided."""
+        """Whether a complete list was ever seen."""
         return self._observed
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything is: after the first complete list, or what is presumed without one."""
+        return self._observed or self._presumed
 
     def observe(self, instances: Iterable[Instance], at: datetime) -> None:
         """The complete list of the runtime. Whoever is not in it is gone."""
         present = {instance.id: instance for instance in instances}
         for gone in self._entries.keys() - present.keys():
             self._forget(gone)
-        restored = {} if self._observed else {m.backend.id: m for m in self.membership.members}
+        restored = {} if self.decides else {m.backend.id: m for m in self.membership.members}
+        if not self._observed:
+            self._confirm()
         for instance in sorted(present.values(), key=lambda instance: instance.id):
             entry = self._entries.get(instance.id)
             if entry is None:
@@ -164,6 +212,29 @@ class Rotation:
                 self._meet(entry, instance)
         self._observed = True
         self._dirty = True
+
+    def presume(self, at: datetime) -> None:
+        """Nobody tells what runs: until `observe`, take the members of the saved list to, with a
+        check for each, rather than decide nothing.
+        """
+        if self.decides:
+            return
+        self._presumed = True
+        self._dirty = bool(self.membership.members)
+        for member in self.membership.members:
+            backend = member.backend
+            instance = Instance(backend.id, backend.name, Phase.RUNNING, backend)
+            self._entries[backend.id] = self._new(instance, member, at)
+
+    def _confirm(self) -> None:
+        """What checks found of those that were only presumed to run counts for little: they may not
+        have run then, and run now. Who is served stays, who is not is new.
+        """
+        for entry in self._entries.values():
+            if entry.listing is not None:
+                entry.health = Health(Standing.HEALTHY)
+            elif not entry.health.fit:
+                self._begin_anew(entry)
 
     def probed(self, backend_id: str, result: ProbeResult) -> None:
         """A check of a backend ended."""
@@ -175,7 +246,15 @@ class Rotation:
         entry.last_check = result.error or f"passed in {result.duration_s * 1000:.0f} ms"
         # Hundreds of checks a second say what the ones before them said; those cost no step.
         news = entry.health.standing is not before.standing
-        if news or (result.error and result.error != said):
+        entry.ejection = entry.ejection.checked(result.passed)
+        healed = entry.ejection.healed(self._terms)
+        if news or healed or (result.error and result.error != said):
+            self._dirty = True
+
+    def failing(self, backend_id: str, cause: Failure) -> None:
+        """A worker saw a row of live requests fail on this one."""
+        if backend_id in self._entries:
+            self._accused[backend_id] = cause
             self._dirty = True
 
     def list_taken(self, backend_id: str, generation: int) -> None:
@@ -199,9 +278,9 @@ class Rotation:
         entry.refusal = reason
         self._dirty = True
 
-    def drain(self, backend_id: str, reason: str) -> None:
+    def drain(self, backend_id: str, reason: str, cause: Cause = Cause.BY_HAND) -> None:
         """Take it out until `undrain`; also one not seen yet."""
-        self._drained[backend_id] = reason
+        self._drained[backend_id] = _Bar(State.DRAINING, cause, reason)
         self._dirty = True
 
     def undrain(self, backend_id: str) -> None:
@@ -214,11 +293,14 @@ class Rotation:
     def step(self, now: float, at: datetime) -> Decision | None:
         """What is to be done; None while nothing is known, or nothing changed."""
         due = self._wake_at is not None and now >= self._wake_at
-        if not self._observed or not (self._dirty or due):
+        if not self.decides or not (self._dirty or due):
             return None
         self._dirty = False
+        self._stepped = now, at
         self._settle_claims()
-        bars = self._bars()
+        bars = self._bars(now)
+        ejections = self._eject(bars, now)
+        self._fail_open(bars)
         for backend_id in bars:
             self._entries[backend_id].listing = None
         for entry in self._entries.values():
@@ -226,6 +308,10 @@ class Rotation:
                 entry.taken, entry.refusal = None, ""
         self._commit(self._admit(bars, now), at)
         self._route()
+        # Those that serve in its place go out as soon as one that is fit is in.
+        opened = [entry for entry in self._entries.values() if entry.open]
+        self._dirty = bool(opened) and any(e.routed and not e.open for e in self._entries.values())
+        self._wake_at = now if self._dirty else self._next_due()
         transitions = self._settle(bars, at)
         return Decision(
             snapshot=self.snapshot,
@@ -235,6 +321,8 @@ class Rotation:
                 e.instance.id: _course(e) for e in self._entries.values() if self._is_target(e)
             },
             transitions=transitions,
+            ejections=ejections,
+            fail_open=any(entry.routed for entry in opened),
             wake_at=self._wake_at,
         )
 
@@ -265,10 +353,14 @@ class Rotation:
         before, entry.instance = entry.instance, instance
         started = before.phase is not Phase.RUNNING and instance.phase is Phase.RUNNING
         if started or _moved(before.backend, instance.backend):
-            entry.course = self._next_course()
-            entry.health = Health()
-            entry.last_check = entry.refusal = ""
-            entry.taken = entry.listing = None
+            self._begin_anew(entry)
+
+    def _begin_anew(self, entry: _Entry) -> None:
+        entry.course = self._next_course()
+        entry.health = Health()
+        entry.ejection = Ejection()
+        entry.last_check = entry.refusal = entry.open = ""
+        entry.taken = entry.listing = None
 
     def _forget(self, backend_id: str) -> None:
         entry = self._entries.pop(backend_id)
@@ -290,7 +382,8 @@ class Rotation:
 
     def _is_target(self, entry: _Entry) -> bool:
         backend = entry.instance.backend
-        return self._runs(entry) and entry.health.fit and backend is not None and backend.publish
+        serves = entry.health.fit or bool(entry.open)
+        return self._runs(entry) and serves and backend is not None and backend.publish
 
     def _settle_claims(self) -> None:
         """Addresses are unique: where two claim one, it belongs to who came last, because it
@@ -308,38 +401,103 @@ class Rotation:
                 older.displaced_by = newer.instance.name
                 holders[backend.ip] = newer
 
-    def _bars(self) -> dict[str, tuple[State, str]]:
-        """Those that may not be in rotation: id -> (state, why)."""
+    def _bars(self, now: float) -> dict[str, _Bar]:
+        """Those that may not be in rotation, by id; ejections that are over are lifted."""
+        for entry in self._entries.values():
+            entry.ejection = entry.ejection.at(self._terms, now)
         return {
             backend_id: bar
             for backend_id, entry in self._entries.items()
             if (bar := self._bar(entry)) is not None
         }
 
-    def _bar(self, entry: _Entry) -> tuple[State, str] | None:
+    def _bar(self, entry: _Entry) -> _Bar | None:
         instance, health = entry.instance, entry.health
         if instance.phase is Phase.EXITED:
-            return State.DOWN, instance.problem or "it has exited"
+            return _Bar(State.DOWN, Cause.EXITED, instance.problem or "it has exited")
         if instance.phase is Phase.STOPPING:
-            return State.DRAINING, "it was told to stop"
+            return _Bar(State.DRAINING, Cause.STOPPING, "it was told to stop")
         if instance.backend is None:
-            return State.INVALID, instance.problem
+            return _Bar(State.INVALID, Cause.UNFIT, instance.problem)
         if instance.phase is Phase.PAUSED:
-            return State.DOWN, "it is paused"
+            return _Bar(State.DOWN, Cause.PAUSED, "it is paused")
         if entry.displaced_by:
-            return State.INVALID, f"{instance.backend.ip} belongs to {entry.displaced_by} now"
+            why = f"{instance.backend.ip} belongs to {entry.displaced_by} now"
+            return _Bar(State.INVALID, Cause.DISPLACED, why)
         if instance.id in self._drained:
-            return State.DRAINING, self._drained[instance.id]
+            return self._drained[instance.id]
+        once = health.standing is not Standing.NEW
         if instance.health is EngineHealth.UNHEALTHY:
-            return State.DOWN, "its Docker HEALTHCHECK says unhealthy"
-        if health.standing is Standing.NEW:
-            why = f"its check failed: {entry.last_check}" if entry.last_check else "not checked yet"
-            return State.PROBING, why
+            why = "its Docker HEALTHCHECK says unhealthy"
+            return _Bar(State.DOWN, Cause.UNHEALTHY, why, health=once)
+        if not once and not entry.last_check:
+            return _Bar(State.PROBING, Cause.UNCHECKED, "not checked yet")
+        if not once:
+            return _Bar(State.PROBING, Cause.UNPROVEN, f"its check failed: {entry.last_check}")
         if health.standing is Standing.DOWN:
-            return State.DOWN, f"its checks fail: {entry.last_check}"
+            why = f"its checks fail: {entry.last_check}"
+            return _Bar(State.DOWN, Cause.FAILING, why, health=True)
         if health.standing is Standing.RISING:
-            return State.DOWN, f"passed {health.streak} of {self._thresholds.rise} checks"
+            why = f"passed {health.streak} of {self._thresholds.rise} checks"
+            return _Bar(State.DOWN, Cause.RISING, why, health=True)
+        if entry.ejection.verdict is Verdict.OUT:
+            why = f"ejected for {entry.ejection.lasts_s:g} s: {self._accusation(entry)}"
+            return _Bar(State.EJECTED, Cause.ACCUSED, why, health=True)
         return None
+
+    def _accusation(self, entry: _Entry) -> str:
+        failures, cause = self._terms.failures, entry.ejection.cause.value
+        return f"{failures} requests in a row failed ({cause})"
+
+    def _eject(self, bars: dict[str, _Bar], now: float) -> tuple[tuple[str, Failure], ...]:
+        """Judge the accused, one after the other; those that go are added to `bars`.
+
+        Only who is served by clients can be accused: what is still told of one that went out
+        before is old. Those left must be a part of all that could serve if they were well.
+        """
+        accused, self._accused = self._accused, {}
+        if not accused:
+            return ()
+        serving = {i for i, e in self._entries.items() if e.routed and i not in bars}
+        known = sum(self._is_known(entry) for entry in self._entries.values())
+        ejected = []
+        for backend_id, cause in accused.items():
+            if backend_id not in serving:
+                continue
+            entry = self._entries[backend_id]
+            allowed = self._terms.allows(len(serving) - 1, known)
+            entry.ejection = entry.ejection.failing(cause, self._terms, now, allowed=allowed)
+            if (bar := self._bar(entry)) is not None:
+                serving.remove(backend_id)
+                bars[backend_id] = bar
+                ejected.append((entry.instance.name, cause))
+        return tuple(ejected)
+
+    def _is_known(self, entry: _Entry) -> bool:
+        """Whether it runs, is wanted, and was ever healthy."""
+        wanted = self._runs(entry) and entry.instance.id not in self._drained
+        return wanted and entry.health.standing is not Standing.NEW
+
+    def _fail_open(self, bars: dict[str, _Bar]) -> None:
+        """If nobody fit is routed, take those out of `bars` whom only their health bars."""
+        fit = any(entry.routed and i not in bars for i, entry in self._entries.items())
+        for backend_id, entry in self._entries.items():
+            bar = bars.get(backend_id)
+            entry.open = ""
+            if not fit and bar is not None and bar.health:
+                entry.open = bar.reason
+                del bars[backend_id]
+
+    def _next_due(self) -> float | None:
+        """When a step is due though no fact comes in."""
+        due = [
+            entry.ejection.ends_s
+            for entry in self._entries.values()
+            if entry.ejection.verdict is not Verdict.IN
+        ]
+        if self._admit_at is not None:
+            due.append(self._admit_at)
+        return min(due, default=None)
 
     def _admit(self, bars: Mapping[str, object], now: float) -> list[_Entry]:
         """Those that enter now; sets when to look again for those that wait."""
@@ -351,7 +509,7 @@ class Rotation:
             and (entry.taken is not None or not self._is_target(entry))
         }
         if not candidates:
-            self._candidates, self._wake_at = frozenset(), None
+            self._candidates, self._admit_at = frozenset(), None
             return []
         if not self._candidates:
             self._first_candidate_at = now
@@ -363,9 +521,9 @@ class Rotation:
         )
         # A generation made for those who leave takes the newcomers along.
         if now >= due or self._members() != self.membership.members:
-            self._candidates, self._wake_at = frozenset(), None
+            self._candidates, self._admit_at = frozenset(), None
             return list(candidates.values())
-        self._candidates, self._wake_at = frozenset(candidates), due
+        self._candidates, self._admit_at = frozenset(candidates), due
         return []
 
     def _commit(self, entering: list[_Entry], at: datetime) -> None:
@@ -401,14 +559,14 @@ class Rotation:
             revision = self.snapshot.revision + 1
             self.snapshot = Snapshot(revision, self.membership.generation, tuple(routes))
 
-    def _settle(
-        self, bars: Mapping[str, tuple[State, str]], at: datetime
-    ) -> tuple[Transition, ...]:
+    def _settle(self, bars: Mapping[str, _Bar], at: datetime) -> tuple[Transition, ...]:
         """Write down where everyone stands now; returns what changed."""
         transitions, self._gone = self._gone, []
         for backend_id, entry in self._entries.items():
             before = entry.state
-            entry.state, entry.reason = bars.get(backend_id) or self._place(entry)
+            bar = bars.get(backend_id)
+            place = self._place(entry) if bar is None else (bar.state, bar.cause, bar.reason)
+            entry.state, entry.cause, entry.reason = place
             if entry.state is not before:
                 entry.since = at
                 transitions.append(
@@ -416,20 +574,29 @@ class Rotation:
                 )
         return tuple(transitions)
 
-    def _place(self, entry: _Entry) -> tuple[State, str]:
+    def _place(self, entry: _Entry) -> tuple[State, Cause, str]:
         """The state of one that nothing bars."""
         if entry.listing is None:
             if entry.refusal:
-                return State.ENROLLING, f"it does not take the list: {entry.refusal}"
+                why = f"it does not take the list: {entry.refusal}"
+                return State.ENROLLING, Cause.REFUSING, why
             if entry.taken is None and self._is_target(entry):
-                return State.ENROLLING, "it is being sent the list"
-            return State.ENROLLING, "it enters with the next list"
+                return State.ENROLLING, Cause.SENDING, "it is being sent the list"
+            return State.ENROLLING, Cause.ENTERING, "it enters with the next list"
         if not entry.listing.routed:
-            return State.JOINING, "it is being sent the list that names it"
+            return State.JOINING, Cause.SENDING, "it is being sent the list that names it"
+        if entry.open:
+            why = f"served because no backend is fit; {entry.open}"
+            return State.UP, Cause.OPEN, why
+        if entry.ejection.verdict is Verdict.SPARED:
+            why = f"{self._accusation(entry)}; it stays, too few would be left"
+            return State.UP, Cause.SPARED, why
         if entry.health.standing is Standing.FALLING:
             failed = f"failed {entry.health.streak} of {self._thresholds.fall} checks"
-            return State.UP, f"{failed}: {entry.last_check}"
-        return State.UP, self._lag(entry) if entry.refusal else ""
+            return State.UP, Cause.FALLING, f"{failed}: {entry.last_check}"
+        if entry.refusal and (lag := self._lag(entry)):
+            return State.UP, Cause.LAGGING, lag
+        return State.UP, Cause.WELL, ""
 
     def _lag(self, entry: _Entry) -> str:
         """Why it does not hold the present list; empty if it does, or needs none."""
@@ -452,6 +619,24 @@ class Rotation:
             since=entry.since,
             published_generation=entry.taken or 0,
             last_check=entry.last_check,
+            cause=entry.cause,
+            checks_in_a_row=entry.health.streak,
+            checks_passed=entry.health.passing,
+            publish=backend is None or backend.publish,
+            revision=entry.instance.revision,
+            ejection=self._ejection(entry.ejection),
+        )
+
+    def _ejection(self, ejection: Ejection) -> EjectionStatus | None:
+        if ejection.verdict is Verdict.IN:
+            return None
+        now, at = self._stepped
+        return EjectionStatus(
+            failure=ejection.cause,
+            ends_at=at + timedelta(seconds=ejection.ends_s - now),
+            lasts_s=ejection.lasts_s,
+            times=ejection.times,
+            passes=ejection.passes,
         )
 
 

@@ -17,12 +17,24 @@ if TYPE_CHECKING:
 Network = IPv4Network | IPv6Network
 
 _ID = re.compile(rb"[\x21-\x7e]{1,128}").fullmatch
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_WITH_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}").fullmatch
 _CHAINS = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded")
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """Networks and addresses, separated by commas. Raises ValueError for what is neither."""
-    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    """Networks and addresses, separated by commas. Raises ValueError for what is neither.
+
+    IPv4 that is mapped into IPv6 becomes IPv4: addresses are compared as such.
+    """
+    return tuple(_unmapped(ip_network(part.strip())) for part in text.split(",") if part.strip())
+
+
+def _unmapped(network: Network) -> Network:
+    """::ffff:a.b.c.d/96+n is a.b.c.d/n (RFC 4291, section 2.5.5.2)."""
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
+    return network
 
 
 class Hop:
@@ -62,13 +74,15 @@ class Origin:
     """A client's connection as its requests' origin; made once a connection.
 
     `lines` are those of this hop for an untrusted peer, up to the number in the request id;
-    `id_prefix` comes before that number.
+    `id_prefix` comes before that number. `tls` is the version of TLS that is spoken, as the access
+    log says it.
     """
 
-    __slots__ = ("_hop", "_node", "_scheme", "id_prefix", "ip", "lines", "trusted")
+    __slots__ = ("_hop", "_node", "_scheme", "id_prefix", "ip", "lines", "tls", "trusted")
 
-    def __init__(self, hop: Hop, ip: str, scheme: str) -> None:
+    def __init__(self, hop: Hop, ip: str, scheme: str, tls: str = "") -> None:
         self._hop = hop
+        self.tls = f'"{tls}"' if tls else "null"
         self._scheme = scheme.encode("ascii")
         self._node = b'"[%b]"' % ip.encode("ascii") if ":" in ip else ip.encode("ascii")
         self.ip = ip
@@ -126,12 +140,18 @@ class Origin:
             if "%" in part:  # a scope may be any text, and is nobody's but the sender's
                 break
             try:
-                client = str(ip_address(part.strip()))
+                client = str(ip_address(_without_port(part.strip())))
             except ValueError:
                 break
             if not self._hop.trusts(client):
                 break
         return client
+
+
+def _without_port(node: str) -> str:
+    """Some proxies say 192.0.2.1:4711 or [2001:db8::1]:4711."""
+    found = _WITH_PORT(node)
+    return (found[1] or found[2] or "") if found else node
 
 
 def _joined(fields: Fields, name: bytes) -> bytes:

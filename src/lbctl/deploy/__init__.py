@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from lbctl.config import Config
 
@@ -19,13 +19,15 @@ class StackOptions:
 
     `config` carries the project, the ports and every setting of the lb's processes. The
     images count on docker alone: an empty reference is lbctl's own image of this version,
-    which is built where it is absent, and built anew with `build`.
+    which is built where it is absent, and built anew with `build`. `lbs` is how many serve one
+    address (0: two on docker; the local runtime has one).
     """
 
     config: Config
     lb_image: str = ""
     backend_image: str = ""
     build: bool = False
+    lbs: int = 0
 
 
 class Address(NamedTuple):
@@ -35,10 +37,23 @@ class Address(NamedTuple):
     port: int
 
     @property
-    def url(self) -> str:
+    def reached(self) -> Address:
         """How a client on this machine reaches it: all addresses means loopback too."""
-        host = "127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return self._replace(host="127.0.0.1") if self.host in ("", "0.0.0.0", "::") else self
+
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        return self._url("http")
+
+    @property
+    def secure_url(self) -> str:
+        """The same for a port that speaks TLS."""
+        return self._url("https")
+
+    def _url(self, scheme: str) -> str:
+        host, port = self.reached
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,9 @@ class FoundStack:
     traffic: Address
     admin: Address
     image: str = ""
+    managed: bool = True  # made by `up`, and brought to its settings by it
+    tls: Address | None = None  # where it speaks TLS, if it does
+    tls_files: Mapping[str, str] = field(default_factory=dict)  # settings, with names on this side
 
 
 class Progress(Protocol):
@@ -64,6 +82,16 @@ class Progress(Protocol):
 
     def log(self, line: str) -> None:
         """One line of a build or a pull: of interest while it runs, or when it fails."""
+
+
+class Unwatched:
+    """A Progress of which nobody wants to know."""
+
+    def note(self, text: str) -> None:
+        """Said to nobody."""
+
+    def log(self, line: str) -> None:
+        """Neither is this."""
 
 
 class Stack(Protocol):
@@ -82,8 +110,20 @@ class Stack(Protocol):
         MachineError, OperationError (a port in use is one), ImageError.
         """
 
+    async def upgrade(self, options: StackOptions, progress: Progress) -> FoundStack:
+        """Replace every lb container, one after the other, without a failed request.
+
+        Raises as `up` does, and OperationError where nothing of that kind runs.
+        """
+
     async def down(self, progress: Progress) -> bool:
         """End and remove everything of this project; False where there was nothing."""
+
+    async def fetch(self, image: str, progress: Progress) -> None:
+        """See to it that an image for backends is there: pulled, or built if it is lbctl's own.
+
+        Raises ImageError with the cause, and UsageError where backends are not made from images.
+        """
 
     async def admin_token(self) -> str:
         """What changes through the admin port need. Never log it.

@@ -1,23 +1,26 @@
-"""A stack on a Docker engine, as `lbctl up` makes it from outside: images, one network, two
-volumes and the lb container. The backends are the lb's own affair; it is asked for them
-through its admin port. Every object carries the label lbctl.project, and what carries it is
-what `down` removes.
+"""A stack on a Docker engine, as `lbctl up` makes it from outside: images, one network, three
+volumes, and the pieces of deploy/pieces.py. The backends are the lbs' own affair; the leading one
+is asked for them through the admin port. Every object carries the label lbctl.project, and what
+carries it is what `down` removes.
+
+What the lb's processes are set to is no reason to replace anything here: that is the reload's
+affair.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import logging
-from pathlib import Path
+import math
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lbctl.config import LEAVES
+from lbctl.config import FIXED, LEAVES
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
-from lbctl.deploy.images import ensure_images
+from lbctl.deploy.images import ensure_image, ensure_images
 from lbctl.deploy.listening import (
     check_addresses,
     engine_finds_out,
@@ -25,7 +28,20 @@ from lbctl.deploy.listening import (
     refuse_published,
 )
 from lbctl.deploy.logs import log_lines
-from lbctl.errors import EngineError, OperationError, UsageError
+from lbctl.deploy.pieces import (
+    Pieces,
+    Present,
+    Wanted,
+    name_of,
+    published,
+    quietly,
+    runs,
+    same,
+    seal,
+    stop_timeout_s,
+)
+from lbctl.deploy.secure import address_of, files_of, warnings_of
+from lbctl.errors import OperationError, UsageError
 from lbctl.model import LABEL_PROJECT
 from lbctl.paths import CONTAINER
 from lbctl.runtime.containers import (
@@ -33,12 +49,14 @@ from lbctl.runtime.containers import (
     BACKEND_IMAGE,
     ENGINE_SOCKET,
     LB_IMAGE,
+    LB_NAMES,
     LB_STOP_TIMEOUT_S,
+    TLS_PORT,
     TRAFFIC_PORT,
     Names,
-    Outside,
-    lb_body,
+    guard_body,
     listed_name,
+    pod_body,
 )
 from lbctl.runtime.engine import EngineRefusedError
 
@@ -47,19 +65,20 @@ if TYPE_CHECKING:
 
     from lbctl.config import Config
     from lbctl.deploy import Progress, StackOptions
+    from lbctl.deploy.secure import TlsFiles
     from lbctl.runtime.containers import Json
     from lbctl.runtime.engine import Engine
 
 log = logging.getLogger(__name__)
 
-LABEL_DIGEST: Final = "lbctl.digest"
-"""On an lb container that `up` made: tells whether one made now would be another."""
-
+DEFAULT_LBS: Final = 2
 # Inside the container these are fixed; outside they are the published ports.
-_OUTSIDE: Final = frozenset({"runtime", "bind", "port", "admin_bind", "admin_port"})
+_OUTSIDE: Final = frozenset({*FIXED} - {"project"})
+_INSIDE: Final = {"--port": TRAFFIC_PORT, "--admin-port": ADMIN_PORT, "--tls-port": TLS_PORT}
 _RESERVED: Final = frozenset({"bridge", "host", "none", "default"})
 _BACKEND_GRACE_S: Final = 3.0  # the lb is gone by then, and their clients with it
 _AT_A_TIME: Final = 8
+_DRAINED_S: Final = 10  # for an lb to end when its clients have left, or may stay no longer
 
 
 class DockerStack:
@@ -73,76 +92,111 @@ class DockerStack:
             raise UsageError(f"project {project!r}: Docker has a network of its own of that name")
         self._names = Names(project)
         self._engine = engine
+        self._pieces = Pieces(engine, self._names)
 
     async def close(self) -> None:
         await self._engine.close()
 
     async def find(self) -> FoundStack | None:
-        lb = await self._lb()
-        return None if lb is None else self._found(lb)
+        present = await self._pieces.present()
+        return self._found(present) if present.anything else None
 
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
-        lb_ref = options.lb_image or LB_IMAGE
-        backend_ref = options.backend_image or BACKEND_IMAGE
-        wanted = _wanted(options.config)
-        old = await self._lb()
+        present = await self._pieces.present()
         await self._refuse_strange_objects()
-        await self._refuse_taken_ports(wanted, old)
-        image_id = await ensure_images(self._engine, lb_ref, backend_ref, options.build, progress)
-
-        settings = _settings(options.config) | {LEAVES["backend_image"].variable: backend_ref}
-        body = lb_body(self._names, lb_ref, settings, self._outside(wanted))
-        body["Labels"][LABEL_DIGEST] = _digest(body, image_id)
-        if old is not None:
-            difference = _difference(old, body, image_id)
-            if not difference:
-                return await self._keep(old, wanted, progress)
-            progress.note(f"replacing {_name(old)}: {difference}")
-        else:
-            progress.note(f"starting {self._names.lb}")
-
+        socket = self._engine.socket
+        files = files_of(options.config, here=socket is not None, socket=socket)
+        if socket is not None:
+            for warning in warnings_of(options.config):
+                progress.note(warning)
+        addresses = _addresses(options.config)
+        await self._refuse_taken_ports(addresses, present)
+        wanted = await self._wanted(options, files, addresses, progress)
+        if not present.made_by_up:
+            return await self._wake(present, wanted, progress)
         async with contextlib.AsyncExitStack() as undo:
             await self._ensure_surroundings(undo)
-            new = await self._start_lb(body, old, wanted, undo)
+            await self._pieces.remove_strays(present)
+            moved = present.pod is not None and not same(present.pod, wanted.pod)
+            if moved:
+                await self._pieces.move(present, wanted, undo, progress)
+            else:
+                await self._pieces.bring(present, wanted, undo, progress, force=False)
             undo.pop_all()
-        if old is not None:
-            await self._engine.remove(old["Id"])
-            if _name(new) != self._names.lb:
-                await self._engine.rename(new["Id"], self._names.lb)
-        return self._found(await self._engine.inspect(new["Id"]))
+        if moved:
+            await self._pieces.forget_what_moved(present)
+        return self._found(await self._pieces.present())
+
+    async def upgrade(self, options: StackOptions, progress: Progress) -> FoundStack:
+        """Replace the guard and every lb, one after the other. Raises as `up` does, and
+        OperationError where there is no stack; a new lb that does not get ready is removed, and
+        the old one goes on.
+        """
+        present = await self._pieces.present()
+        if present.pod is None or not runs(present.pod):
+            raise OperationError(f"no stack of project {self._names.project!r} runs here")
+        if not present.made_by_up:
+            raise OperationError("this stack was not made by `lbctl up`: upgrade it as it was made")
+        options = replace(
+            options,
+            lbs=options.lbs or len(present.lbs),
+            backend_image=options.backend_image or present.backend_image,
+        )
+        addresses = _addresses(options.config)
+        addresses.pop("--tls-port", None)
+        if present.tls_files.mounts:  # it stays as it is, and so may nobody have said it again
+            addresses["--tls-port"] = published(present.pod, TLS_PORT)
+        wanted = await self._wanted(options, present.tls_files, addresses, progress)
+        if not same(present.pod, wanted.pod):
+            raise UsageError("upgrade changes no ports: lbctl up does, and breaks traffic for it")
+        async with contextlib.AsyncExitStack() as undo:
+            await self._ensure_surroundings(undo)
+            await self._pieces.remove_strays(present)
+            await self._pieces.bring(present, wanted, undo, progress, force=True)
+            undo.pop_all()
+        return self._found(await self._pieces.present())
 
     async def down(self, progress: Progress) -> bool:
+        present = await self._pieces.present()
+        if present.guard is not None:
+            await self._engine.remove(present.guard["Id"])  # it would start the others again
         lbs = await self._engine.containers(self._names.filters("lb"))
         if lbs:
-            # First of all: as long as it runs, it may start backends.
+            # Before the backends: as long as one runs, it may start some.
             progress.note(f"stopping {', '.join(sorted(map(listed_name, lbs)))}")
-            await self._end(lbs, LB_STOP_TIMEOUT_S)
-        backends = await self._engine.containers(self._names.filters())
+            longest_s = max(map(stop_timeout_s, present.lbs.values()), default=LB_STOP_TIMEOUT_S)
+            await self._end(lbs, longest_s)
+        others = await self._engine.containers(self._names.filters())
+        backends = len(await self._engine.containers(self._names.filters("backend")))
         if backends:
-            progress.note(f"stopping {len(backends)} backend{'s' if len(backends) > 1 else ''}")
-            await self._end(backends, _BACKEND_GRACE_S)
-        there_was = bool(lbs or backends)
+            progress.note(f"stopping {backends} backend{'s' if backends > 1 else ''}")
+        await self._end(others, _BACKEND_GRACE_S)
+        there_was = bool(present.guard or lbs or others)
         network = await self._engine.network(self._names.network)
         if network is not None and self._is_ours(network):
             there_was = True
             await self._remove_network(network)
-        for name in (self._names.token_volume, self._names.state_volume):
+        for name in self._names.volumes:
             volume = await self._engine.volume(name)
             if volume is not None and self._is_ours(volume):
                 there_was = True
                 await self._engine.remove_volume(name)
         return there_was
 
+    async def fetch(self, image: str, progress: Progress) -> None:
+        await ensure_image(self._engine, image, progress, build=False)
+
     async def admin_token(self) -> str:
-        lb = await self._lb()
-        if lb is None:
+        present = await self._pieces.present()
+        if not present.lbs:
             raise OperationError(f"no stack of project {self._names.project} is here")
+        lb = min(present.lbs.values(), key=lambda lb: not runs(lb))
         try:
             raw = await self._engine.read_file(lb["Id"], str(CONTAINER.admin_token))
         except EngineRefusedError as error:
             if error.status != 404:
                 raise
-            raise OperationError(f"{_name(lb)} has not made its admin token yet") from None
+            raise OperationError(f"{name_of(lb)} has not made its admin token yet") from None
         return raw.decode("ascii", errors="replace").strip()
 
     async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
@@ -152,25 +206,20 @@ class DockerStack:
 
     # What is there
 
-    async def _lb(self) -> Json | None:
-        """The lb container, as `inspect` shows it. Of two, which an interrupted replacement
-        leaves, the one that runs.
-        """
-        lbs = await self._engine.containers(self._names.filters("lb"))
-        if not lbs:
-            return None
-        lbs.sort(key=lambda lb: (lb["State"] != "running", listed_name(lb) != self._names.lb))
-        return await self._engine.inspect(lbs[0]["Id"])
-
-    def _found(self, lb: Json) -> FoundStack:
+    def _found(self, present: Present) -> FoundStack:
+        pod, lbs = present.pod, list(present.lbs.values())
+        alive = [lb for lb in lbs if runs(lb)]
         return FoundStack(
             runtime=self.runtime,
             project=self._names.project,
-            lb=_name(lb),
-            running=_runs(lb),
-            traffic=_published(lb, TRAFFIC_PORT),
-            admin=_published(lb, ADMIN_PORT),
-            image=printable(lb["Config"]["Image"]),
+            lb=" and ".join(name_of(lb) for lb in lbs) or "no lb",
+            running=pod is not None and runs(pod) and bool(alive),
+            traffic=published(pod, TRAFFIC_PORT),
+            admin=published(pod, ADMIN_PORT),
+            image=printable(lbs[0]["Config"]["Image"]) if lbs else "",
+            managed=present.made_by_up,
+            tls=published(pod, TLS_PORT) if published(pod, TLS_PORT).port else None,
+            tls_files=present.tls_files.outside,
         )
 
     def _is_ours(self, thing: Json) -> bool:
@@ -184,7 +233,7 @@ class DockerStack:
         network = await self._engine.network(self._names.network)
         if network is not None and not self._is_ours(network):
             raise self._strange("network", self._names.network)
-        for name in (self._names.token_volume, self._names.state_volume):
+        for name in self._names.volumes:
             volume = await self._engine.volume(name)
             if volume is not None and not self._is_ours(volume):
                 raise self._strange("volume", name)
@@ -195,71 +244,70 @@ class DockerStack:
             f"or remove it (docker {kind} rm {name})"
         )
 
-    async def _refuse_taken_ports(self, wanted: dict[str, Address], old: Json | None) -> None:
+    async def _refuse_taken_ports(self, wanted: dict[str, Address], present: Present) -> None:
         check_addresses(wanted)
-        own = old["Id"] if old is not None else ""
+        pod = present.pod
         containers = await self._engine.containers({})
-        refuse_published(wanted, [other for other in containers if other["Id"] != own])
+        own = {piece["Id"] for piece in (pod, *present.strays) if piece is not None}
+        refuse_published(wanted, [other for other in containers if other["Id"] not in own])
         held: set[int] = set()
-        if old is not None and _runs(old):
-            held = {_published(old, port).port for port in (TRAFFIC_PORT, ADMIN_PORT)}
+        if pod is not None and runs(pod):
+            held = {published(pod, port).port for port in (TRAFFIC_PORT, ADMIN_PORT, TLS_PORT)}
         if self._engine.socket is not None:  # it is this machine's engine
             refuse_listened({f: a for f, a in wanted.items() if a.port not in held})
 
-    # How it is made
+    # What is to be
 
-    def _outside(self, wanted: dict[str, Address]) -> Outside:
-        socket = self._engine.socket
-        # /var/run is most often a link to /run: the same socket must look the same.
-        source = ENGINE_SOCKET if socket is None else str(Path(socket).resolve())
-        traffic, admin = wanted.values()
-        return Outside({TRAFFIC_PORT: traffic, ADMIN_PORT: admin}, source)
-
-    async def _keep(self, lb: Json, wanted: dict[str, Address], progress: Progress) -> FoundStack:
-        if LABEL_DIGEST not in lb["Config"]["Labels"]:
-            progress.note(f"{_name(lb)} was not made by `lbctl up`: it stays as it is")
-        if not _runs(lb):
-            progress.note(f"starting {_name(lb)}")
-            with engine_finds_out(wanted):
-                await self._engine.start(lb["Id"])
-            lb = await self._engine.inspect(lb["Id"])
-        return self._found(lb)
+    async def _wanted(
+        self,
+        options: StackOptions,
+        files: TlsFiles,
+        addresses: dict[str, Address],
+        progress: Progress,
+    ) -> Wanted:
+        lb_ref = options.lb_image or LB_IMAGE
+        backend_ref = options.backend_image or BACKEND_IMAGE
+        image_id = await ensure_images(self._engine, lb_ref, backend_ref, options.build, progress)
+        source = _engine_source(self._engine.socket)
+        inside = {_INSIDE[flag]: address for flag, address in addresses.items()}
+        pod = pod_body(self._names, lb_ref, inside)
+        guard = guard_body(self._names, lb_ref, source, backend_ref)
+        # The pod holds the address: another image of what does nothing is no reason to lose it.
+        seal(pod, pod["HostConfig"]["PortBindings"])
+        seal(guard, [guard, image_id])
+        return Wanted(
+            pod=pod,
+            guard=guard,
+            lbs=tuple(LB_NAMES[: options.lbs or DEFAULT_LBS]),
+            image=lb_ref,
+            image_id=image_id,
+            settings=_settings(options.config) | {LEAVES["backend_image"].variable: backend_ref},
+            engine_socket=source,
+            stop_timeout_s=_stop_timeout_s(options.config),
+            addresses=addresses,
+            tls_files=files,
+        )
 
     async def _ensure_surroundings(self, undo: contextlib.AsyncExitStack) -> None:
         """The network and the volumes; those that this makes are undone again."""
         names, labels = self._names, self._names.labels()
         if await self._engine.network(names.network) is None:
             network = await self._engine.create_network(names.network, labels)
-            undo.push_async_callback(_quietly, self._engine.remove_network, network)
-        for name in (names.token_volume, names.state_volume):
+            undo.push_async_callback(quietly, self._engine.remove_network, network)
+        for name in names.volumes:
             if await self._engine.volume(name) is None:
                 await self._engine.create_volume(name, labels)
-                undo.push_async_callback(_quietly, self._engine.remove_volume, name)
+                undo.push_async_callback(quietly, self._engine.remove_volume, name)
 
-    async def _start_lb(
-        self,
-        body: Json,
-        old: Json | None,
-        wanted: dict[str, Address],
-        undo: contextlib.AsyncExitStack,
-    ) -> Json:
-        """Start a new lb, in the place of the old one; undone, the old one runs again."""
-        name = self._names.lb
-        if old is not None:
-            if _name(old) == name:
-                name = f"{name}-next"
-            for other in await self._engine.containers(self._names.filters("lb")):
-                if other["Id"] != old["Id"]:  # left by an interrupted replacement
-                    await self._engine.remove(other["Id"])
-            if _runs(old):
-                undo.push_async_callback(_quietly, self._engine.start, old["Id"])
-        new = await self._engine.create(name, body)
-        undo.push_async_callback(_quietly, self._engine.remove, new)
-        if old is not None:
-            await self._engine.stop(old["Id"], LB_STOP_TIMEOUT_S)
-        with engine_finds_out(wanted):
-            await self._engine.start(new)
-        return await self._engine.inspect(new)
+    async def _wake(self, present: Present, wanted: Wanted, progress: Progress) -> FoundStack:
+        """Start what somebody else made, as it is."""
+        progress.note("the stack was not made by `lbctl up`: it stays as it is")
+        for one in (present.pod, *present.lbs.values(), present.guard):
+            if one is not None and not runs(one):
+                progress.note(f"starting {name_of(one)}")
+                with engine_finds_out(wanted.addresses):
+                    await self._engine.start(one["Id"])
+        return self._found(await self._pieces.present())
 
     # How it is ended
 
@@ -291,18 +339,29 @@ class DockerStack:
             ) from error
 
 
-def _wanted(config: Config) -> dict[str, Address]:
+def _stop_timeout_s(config: Config) -> int:
+    """As long as its workers may drain, and a little."""
+    return max(LB_STOP_TIMEOUT_S, math.ceil(config.control.drain_timeout_s) + _DRAINED_S)
+
+
+def _engine_source(socket: str | None) -> str:
+    """What is mounted. /var/run is most often a link to /run: one socket must look the same."""
+    return ENGINE_SOCKET if socket is None else os.path.realpath(socket)
+
+
+def _addresses(config: Config) -> dict[str, Address]:
     """What is listened on outside, by the flag that sets the port. Traffic comes first."""
     return {
         "--port": Address(config.bind, config.port),
         "--admin-port": Address(config.admin_bind, config.admin_port),
+        **address_of(config),
     }
 
 
 def _settings(config: Config) -> dict[str, str]:
     """The variables that carry `config` into the container: what is not its default there.
 
-    What only says how to start a stack stays outside: it is no reason to replace the lb.
+    What only says how to start a stack stays outside.
     """
     settings = {}
     for leaf in LEAVES.values():
@@ -312,42 +371,3 @@ def _settings(config: Config) -> dict[str, str]:
         if not outside and value != leaf.default:
             settings[leaf.variable] = str(value)
     return settings | {LEAVES["project"].variable: config.project}
-
-
-def _digest(body: Json, image_id: str) -> str:
-    text = json.dumps([body, image_id], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _difference(old: Json, body: Json, image_id: str) -> str:
-    """Why the old lb is not what `body` would make, in words; "" where it is."""
-    digest = old["Config"]["Labels"].get(LABEL_DIGEST)
-    if digest is None or digest == body["Labels"][LABEL_DIGEST]:
-        return ""
-    if old["Image"] != image_id:
-        return "another image"
-    if old["HostConfig"]["PortBindings"] != body["HostConfig"]["PortBindings"]:
-        return "other ports"
-    return "other settings"
-
-
-def _name(lb: Json) -> str:
-    return printable(str(lb["Name"]).removeprefix("/"), 128)
-
-
-def _runs(lb: Json) -> bool:
-    state = lb["State"]
-    return bool(state["Running"] and not state["Restarting"])
-
-
-def _published(lb: Json, port: str) -> Address:
-    bindings = (lb["HostConfig"]["PortBindings"] or {}).get(port) or [{}]
-    return Address(bindings[0].get("HostIp", ""), int(bindings[0].get("HostPort") or 0))
-
-
-async def _quietly(undo: Any, *args: Any) -> None:
-    """Undo one thing; what cannot be undone must not hide why."""
-    try:
-        await undo(*args)
-    except EngineError as error:
-        log.warning("not cleaned up: %s", error)

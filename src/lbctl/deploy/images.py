@@ -36,15 +36,20 @@ async def ensure_images(
     image's name and the first cause, EngineError.
     """
     for ref in (backend_ref, lb_ref):
-        present = await engine.image(ref) is not None
-        if ref in _OWN and (build or not present):
-            await _build(engine, ref, progress)
-        elif not present:
-            await _pull(engine, ref, progress)
+        await ensure_image(engine, ref, progress, build=build)
     image = await engine.image(lb_ref)
     if image is None:
         raise ImageError(f"image {lb_ref} went away while it was needed")
     return str(image["Id"])
+
+
+async def ensure_image(engine: Engine, ref: str, progress: Progress, *, build: bool) -> None:
+    """The same for one image."""
+    present = await engine.image(ref) is not None
+    if ref in _OWN and (build or not present):
+        await _build(engine, ref, progress)
+    elif not present:
+        await _pull(engine, ref, progress)
 
 
 async def _build(engine: Engine, ref: str, progress: Progress) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import itertools
 import re
 import socket
 from typing import TYPE_CHECKING
@@ -37,9 +38,9 @@ def check_addresses(wanted: Mapping[str, Address]) -> None:
             ipaddress.ip_address(address.host or "0.0.0.0")
         except ValueError:
             raise UsageError(f"{address.host!r} is not an IP address to listen on") from None
-    (flag, first), (other_flag, second) = wanted.items()
-    if _overlap(first, second.host, second.port):
-        raise UsageError(f"{flag} and {other_flag} are both {first.port}")
+    for (flag, first), (other_flag, second) in itertools.combinations(wanted.items(), 2):
+        if _overlap(first, second.host, second.port):
+            raise UsageError(f"{flag} and {other_flag} are both {first.port}")
 
 
 def refuse_published(wanted: Mapping[str, Address], containers: Sequence[Json]) -> None:

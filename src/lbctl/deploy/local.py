@@ -24,17 +24,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lbctl import paths, tokens
-from lbctl.config import LEAVES
+from lbctl.certificates import load, source_of
+from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
 from lbctl.deploy.listening import check_addresses, refuse_listened
+from lbctl.deploy.secure import absolute, address_of
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from lbctl.paths import write_atomically
 from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from lbctl.config import Config
     from lbctl.deploy import Progress, StackOptions
@@ -43,6 +45,7 @@ _LOOPBACK = "127.0.0.1"
 _START_S = 15.0
 _END_MARGIN_S = 15.0
 _POLL_S = 0.02
+_CLOSING_S = 2.0
 _LOG_POLL_S = 0.2
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -65,22 +68,26 @@ class LocalStack:
 
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
         config = _localised(options.config)
-        wanted = _settings(config)
+        if options.lbs > 1:
+            raise UsageError("the local runtime has one lb: more of them need --runtime docker")
+        wanted = settings_of(config)
         find_nginx()
         async with self._alone():
             self._refuse_what_is_not_ours()
             pid, before = self._supervisor(), self._saved_settings()
-            if pid and wanted == before:
-                return self._found(wanted, pid)
+            if pid and before is not None and _same_sockets(wanted, before):
+                return self._found(before, pid)  # the rest it can be told while it runs
             if not pid:
                 await self._bury_stopped()
             addresses = _addresses(config)
             check_addresses(addresses)
             _refuse_the_backends_ports(addresses)
-            refuse_listened(_new(addresses, before if pid else None), by_engine=False)
+            await self._refuse_listened(_new(addresses, before if pid else None))
+            if (source := source_of(config.tls)) is not None:
+                load(source)  # what cannot be served ends nothing
             if not pid:
                 return await self._start(wanted)
-            progress.note("the settings have changed: starting the lb again, which breaks traffic")
+            progress.note("other ports: starting the lb again, which breaks traffic")
             await self._end(pid)
             try:
                 return await self._start(wanted)
@@ -89,6 +96,15 @@ class LocalStack:
                     progress.note("that failed: starting it with the settings of before")
                     await self._start(before)
                 raise
+
+    async def upgrade(
+        self,
+        options: StackOptions,  # noqa: ARG002 - the protocol's
+        progress: Progress,  # noqa: ARG002
+    ) -> FoundStack:
+        raise UsageError(
+            "the local runtime has no lb containers to replace: lbctl reload renews its workers"
+        )
 
     async def down(self, progress: Progress) -> bool:
         if not self._is_ours():
@@ -101,6 +117,11 @@ class LocalStack:
             await self._end(pid)
             shutil.rmtree(self._paths.state)
         return True
+
+    async def fetch(self, image: str, progress: Progress) -> None:  # noqa: ARG002
+        raise UsageError(
+            "--image: backends on the local runtime are processes, not made from images"
+        )
 
     async def admin_token(self) -> str:
         try:
@@ -148,6 +169,10 @@ class LocalStack:
             running=bool(pid),
             traffic=Address(setting("bind") or _LOOPBACK, setting("port")),
             admin=Address(setting("admin_bind"), setting("admin_port")),
+            tls=_tls_address(setting),
+            tls_files={
+                name: setting(name) for name in ("tls_cert", "tls_key", "tls_dir") if setting(name)
+            },
         )
 
     def _backend_logs(self) -> Iterator[tuple[str, Path]]:
@@ -180,6 +205,19 @@ class LocalStack:
         if state.exists() and not self._is_ours() and any(state.iterdir()):
             raise UsageError(f"{state} is no stack's: set LBCTL_STATE_DIR to another place")
 
+    async def _refuse_listened(self, addresses: dict[str, Address]) -> None:
+        """Raises OperationError where somebody else listens. Processes of a stack that was here
+        may be about to end, and are given a moment to close what they listened on.
+        """
+        deadline = time.monotonic() + (_CLOSING_S if self._is_ours() else 0.0)
+        while True:
+            try:
+                return refuse_listened(addresses, by_engine=False)
+            except OperationError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_POLL_S)
+
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """One command at a time brings this stack up or down."""
@@ -205,7 +243,7 @@ class LocalStack:
         fresh = not self._paths.state.exists()
         try:
             tokens.ensure(self._paths)
-            write_atomically(self._paths.serve, json.dumps(settings).encode())
+            write_atomically(self._paths.serve, json.dumps(settings).encode(), 0o600)
             process = self._spawn(settings)
             await self._until_ready(process)
         except BaseException as error:
@@ -280,7 +318,8 @@ class LocalStack:
         stopped = [pid for pid in self._survivors() if _is_stopped(pid)]
         _kill(stopped)
         deadline = time.monotonic() + _END_MARGIN_S
-        while set(stopped) & set(self._survivors()):
+        # Not until its files are gone from /proc: the kernel closes its sockets after that.
+        while any(map(_lives, stopped)):
             if time.monotonic() > deadline:
                 return  # what needs them gone says what is in its way
             await asyncio.sleep(_POLL_S)
@@ -369,6 +408,15 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
+def _lives(pid: int) -> bool:
+    """Whether there is more left of a process than its exit status."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         _signal(pid, signal.SIGKILL)
@@ -407,24 +455,26 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 def _localised(config: Config) -> Config:
     """Backends on loopback need no traffic port beyond it, unless that is asked for."""
-    return dataclasses.replace(config, runtime="local", bind=config.bind or _LOOPBACK)
+    config = dataclasses.replace(absolute(config), runtime="local", bind=config.bind or _LOOPBACK)
+    source_of(config.tls)
+    return config
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """Every leaf that the lb's processes heed, by name."""
-    settings: dict[str, Any] = {}
-    for leaf in LEAVES.values():
-        if leaf.section != "deploy":
-            owner = getattr(config, leaf.section) if leaf.section else config
-            settings[leaf.name] = getattr(owner, leaf.name)
-    return settings
+def _same_sockets(wanted: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return all(wanted[name] == before.get(name, LEAVES[name].default) for name in FIXED)
 
 
 def _addresses(config: Config) -> dict[str, Address]:
     return {
         "--port": Address(config.bind, config.port),
         "--admin-port": Address(config.admin_bind, config.admin_port),
+        **address_of(config),
     }
+
+
+def _tls_address(setting: Callable[[str], Any]) -> Address | None:
+    on = (setting("tls_cert") or setting("tls_dir")) and setting("tls_port")
+    return Address(setting("bind") or _LOOPBACK, setting("tls_port")) if on else None
 
 
 def _refuse_closed_directories(state: Path) -> None:
@@ -444,6 +494,7 @@ def _new(addresses: Mapping[str, Address], before: Mapping[str, Any] | None) -> 
     own = set()
     if before is not None:
         own = {(before["bind"], before["port"]), (before["admin_bind"], before["admin_port"])}
+        own.add((before["bind"], before.get("tls_port")))
     return {flag: address for flag, address in addresses.items() if tuple(address) not in own}
 
 

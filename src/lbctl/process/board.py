@@ -1,7 +1,8 @@
-"""A few numbers that all processes of one lb share, in anonymous shared memory.
+"""A few numbers that processes of one lb share, in anonymous shared memory.
 
-Each worker writes its own row: open connections, and when its event loop last came by. The
-rows are aligned 64-bit integers with one writer each, so nobody needs a lock.
+Each process writes its own row: open connections, when its event loop last came by, and whether
+it has begun its work. The rows are aligned 64-bit integers with one writer each, so nobody needs
+a lock.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import time
 
 _FREE = -1
 _FRESH_NS = 1_000_000_000
-_CONNECTIONS, _BEAT_NS, _COLUMNS = 0, 1, 2
+_CONNECTIONS, _BEAT_NS, _READY, _COLUMNS = 0, 1, 2, 3
 
 
 class Board:
-    """Made by the supervisor before it forks; `seats` is the number of workers at a time."""
+    """Made by the supervisor before it forks; `seats` is the number of processes at a time."""
 
     def __init__(self, seats: int) -> None:
         self._rows = memoryview(mmap.mmap(-1, seats * _COLUMNS * 8)).cast("q")
@@ -24,13 +25,26 @@ class Board:
             self.vacate(seat)
 
     def vacate(self, seat: int) -> None:
-        """The worker of this seat has ended."""
+        """The process of this seat has ended."""
         self._rows[seat * _COLUMNS + _CONNECTIONS] = _FREE
+        self._rows[seat * _COLUMNS + _BEAT_NS] = 0
+        self._rows[seat * _COLUMNS + _READY] = 0
 
     def write(self, seat: int, connections: int) -> None:
-        """Called by the worker itself, from its event loop: this is its heartbeat too."""
+        """Called by the process itself, from its event loop: this is its heartbeat too."""
         self._rows[seat * _COLUMNS + _CONNECTIONS] = connections
         self._rows[seat * _COLUMNS + _BEAT_NS] = time.monotonic_ns()
+
+    def tell_ready(self, seat: int) -> None:
+        """Called by the process itself, as soon as it does what it is for."""
+        self._rows[seat * _COLUMNS + _READY] = 1
+
+    def is_ready(self, seat: int) -> bool:
+        return bool(self._rows[seat * _COLUMNS + _READY])
+
+    def beat_s(self, seat: int) -> float:
+        """When its event loop last came by, in monotonic seconds; 0.0 if it never did."""
+        return self._rows[seat * _COLUMNS + _BEAT_NS] / 1e9
 
     def others(self, seat: int) -> list[int]:
         """Connections of the other workers, leaving out those that ended or hang."""

@@ -27,6 +27,9 @@ class Owner(Protocol):
     ) -> None:
         """Calls `done` when it is gone."""
 
+    def reload(self, done: Callable[[str], None]) -> None:
+        """Calls `done` with an error, or ""."""
+
 
 class Channel:
     """One controller's; the next one gets a new channel."""
@@ -91,6 +94,8 @@ class Channel:
             self._owner.stop_program(
                 str(stop["name"]), int(stop["signal"]), float(stop["grace_s"]), partial(answer, "")
             )
+        elif "reload" in wish:
+            self._owner.reload(answer)
 
     def _answer(self, number: int, error: str) -> None:
         if self._socket.fileno() >= 0:

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -47,6 +46,7 @@ class Child:
     own_group: bool = False
     on_exit: Callable[[], None] | None = None
     wanted: bool = True
+    renewed: bool = False  # it was told to end in order to be started again
     pid: int = 0
     restarts: int = -1
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -106,7 +106,7 @@ class Children:
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 1
         except BaseException:  # noqa: BLE001 - a child must not run the supervisor's code
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from lbctl.errors import OperationError
@@ -28,7 +28,23 @@ class Sockets:
 
     traffic: list[socket.socket]
     admin: socket.socket
-    workers: socket.socket
+    shared: bool = False
+    tls: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def clients(self) -> list[socket.socket]:
+        """All that the workers accept from."""
+        return [*self.traffic, *self.tls]
+
+    def leave_admin(self) -> None:
+        """The controller has ended. Another lb's may lead now, and then has to have all who
+        come; else the next controller takes those who wait.
+        """
+        listens = self.admin.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        # A socket that does not listen would be marked by it for good: Linux gives the mark on to
+        # every connection that it accepts later.
+        if self.shared and listens:
+            self.admin.shutdown(socket.SHUT_RDWR)
 
 
 def lock(paths: Paths) -> IO[str]:
@@ -65,27 +81,46 @@ def share_alive(paths: Paths) -> IO[str]:
     return file
 
 
-def listen(config: Config, paths: Paths) -> Sockets:
-    traffic = _listen_tcp(config.bind, config.port)
-    admin = _listen_tcp(config.admin_bind, config.admin_port)
-    workers = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        paths.workers_socket.unlink(missing_ok=True)
-        workers.bind(str(paths.workers_socket))
-        paths.workers_socket.chmod(0o666)  # who connects is checked by uid
-        workers.listen(128)
-    except OSError as error:
-        raise OperationError(f"cannot listen on {paths.workers_socket}: {error}") from None
-    return Sockets([traffic], admin, workers)
+def listen(config: Config, *, shared: bool) -> Sockets:
+    """`shared`: other lbs listen on the same addresses (SO_REUSEPORT). Then this one begins when
+    its first worker does, so that nobody waits on an lb that only starts, and the admin port is
+    the leading controller's to listen on. Else both listen from now on: nobody is ever refused.
+    """
+    clients = [(config.bind, config.port)]
+    if config.tls.on:
+        clients.append((config.bind, config.tls.tls_port))
+    with contextlib.ExitStack() as undo:
+        traffic, *tls = (
+            undo.enter_context(_bound(address, port, shared=shared)) for address, port in clients
+        )
+        # Beside sockets that do not listen, as while nobody leads, SO_REUSEADDR would let another
+        # user listen here.
+        admin = undo.enter_context(
+            _bound(config.admin_bind, config.admin_port, shared=shared, reuse=not shared)
+        )
+        undo.pop_all()
+    return Sockets([traffic], admin, shared, tls)
 
 
-def _listen_tcp(address: str, port: int) -> socket.socket:
+def keep_ready(paths: Paths, ready: bool) -> None:
+    """Have the file that says so, its time being now, or not."""
+    with contextlib.suppress(OSError):
+        if ready:
+            paths.ready.touch(mode=0o644)
+        else:
+            paths.ready.unlink(missing_ok=True)
+
+
+def _bound(address: str, port: int, *, shared: bool, reuse: bool = True) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     one = socket.socket(family, socket.SOCK_STREAM)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+    if shared:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         one.bind((address, port))
-        one.listen(_BACKLOG)
+        if not shared:
+            one.listen(_BACKLOG)  # the kernel may refuse only now
     except OSError as error:
         one.close()
         shown = f"{address or '0.0.0.0'}:{port}"

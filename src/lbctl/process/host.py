@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lbctl.errors import OperationError
-from lbctl.model import Process
 from lbctl.ports import Program
 from lbctl.process import wire
 
@@ -18,11 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from lbctl.model import Certificate, Process
+
 
 class SupervisorClient:
-    """Implements ports.ProgramHost; knows every process of the lb."""
+    """Implements ports.ProgramHost; knows every process of this lb."""
 
-    def __init__(self) -> None:
+    def __init__(self, lb: str = "") -> None:
+        self._lb = lb
+        self._news = asyncio.Event()  # set, and made anew, whenever a process came or went
         self._writer: asyncio.StreamWriter
         self._reading: asyncio.Task[None]
         self._numbers = itertools.count(1)
@@ -31,6 +33,7 @@ class SupervisorClient:
         self._watchers: set[asyncio.Queue[Sequence[Program]]] = set()
         self._programs: tuple[Program, ...] = ()
         self._processes: tuple[Process, ...] = ()
+        self._certificates: tuple[Certificate, ...] = ()
 
     async def connect(self, end: socket.socket) -> None:
         """Returns when the supervisor has told what runs."""
@@ -40,6 +43,23 @@ class SupervisorClient:
 
     def processes(self) -> Sequence[Process]:
         return self._processes
+
+    def certificates(self) -> Sequence[Certificate]:
+        """Those that clients are shown."""
+        return self._certificates
+
+    async def process_changes(self) -> AsyncIterator[Sequence[Process]]:
+        """The processes after each change, the present ones first; changes may be folded."""
+        while True:
+            news = self._news
+            yield self._processes
+            await news.wait()
+
+    async def reload(self) -> None:
+        """Swap the workers for new ones with the settings as they are now. Raises OperationError
+        where all stayed as it was.
+        """
+        await self._ask({"reload": {}})
 
     def programs(self) -> Sequence[Program]:
         return self._programs
@@ -86,16 +106,10 @@ class SupervisorClient:
             waiting.set_result("the supervisor is gone")
 
     def _heard(self, table: dict[str, Any]) -> None:
-        self._processes = tuple(
-            Process(
-                row["role"],
-                row["name"],
-                row["pid"],
-                row["restarts"],
-                datetime.fromisoformat(row["started_at"]),
-            )
-            for row in table["processes"]
-        )
+        self._processes = wire.processes_of(table["processes"], self._lb)
+        self._certificates = wire.certificates_of(table.get("certificates", ()))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
         programs = tuple(Program(**row) for row in table["programs"])
         self._told.set()
         if programs != self._programs:

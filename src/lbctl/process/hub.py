@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import secrets
 import socket
 import struct
 import time
@@ -21,14 +23,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S, BackendTraffic, TrafficTotals
+from lbctl.core.text import printable
+from lbctl.errors import OperationError
+from lbctl.model import BackendTraffic, Failure, TrafficTotals
 from lbctl.paths import write_atomically
-from lbctl.process import wire
+from lbctl.process import reports, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
-    from lbctl.model import Snapshot
+    from lbctl.model import Process, Snapshot
     from lbctl.paths import Paths
 
 _log = logging.getLogger("lbctl.hub")
@@ -37,6 +42,7 @@ _SAVE_INTERVAL_S = 5.0
 _HUNG_S = 1.5
 """A worker reports four times a second; one that was silent so long is not waited for."""
 _KEPT_LIVES = 64
+_WORKERS_LIMIT = 512  # of all lbs, those that drain included
 """Of workers that are gone; older ones are added up into one."""
 _RETIRED = "retired"
 _KEPT_NAMES = 1000
@@ -52,18 +58,20 @@ class _Life:
 
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
+    lost: int = 0  # lines of the access log
 
     def add(self, other: _Life) -> None:
         for backend_id, counted in other.backends.items():
             mine = self.backends.get(backend_id)
             self.backends[backend_id] = counted if mine is None else _sum(mine, counted)
         self.refused = dict(Counter(self.refused) + Counter(other.refused))
+        self.lost += other.lost
 
     def bury(self, other: _Life) -> None:
         """Add what nobody will report again."""
         for counted in other.backends.values():
             self.add(_Life({f"gone/{counted['name']}": counted}))
-        self.add(_Life(refused=other.refused))
+        self.add(_Life(refused=other.refused, lost=other.lost))
         while len(self.backends) > _KEPT_NAMES:
             oldest = next(key for key in self.backends if key != f"gone/{_OTHERS}")
             counted = self.backends.pop(oldest) | {"name": _OTHERS}
@@ -85,26 +93,47 @@ class _Worker:
     tasks: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """The controller of another lb, which does not lead."""
+
+    lb: str
+    writer: asyncio.StreamWriter
+    processes: tuple[Process, ...] = ()
+    reloading: asyncio.Future[str] | None = None
+
+
 class Hub:
     """Implements ports.Routes, and the workers' half of ports.Traffic."""
 
     def __init__(
-        self, paths: Paths, peer_uids: Collection[int], on_suspect: Callable[[str], None]
+        self,
+        paths: Paths,
+        peer_uids: Collection[int],
+        on_suspect: Callable[[str], None],
+        on_failing: Callable[[str, Failure], None],
     ) -> None:
+        """`on_suspect(backend_id)` hears of a live request that failed, `on_failing(backend_id,
+        cause)` of a row of them.
+        """
         self._paths = paths
         self._peer_uids = peer_uids
         self._on_suspect = on_suspect
+        self._on_failing = on_failing
         self._snapshot: Snapshot | None = None
         self._workers: set[_Worker] = set()
+        self._peers: set[_Peer] = set()
+        self.settings_digest: Callable[[], str] = str  # of this lb, set by its owner
+        self._set_right: set[tuple[str, str]] = set()  # peers, by what they were set to
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._saving: asyncio.Task[None] | None = None
         self._lives: dict[str, _Life] = _load(paths)
 
-    async def start(self, listening: socket.socket) -> None:
-        """Serve on the socket that the supervisor keeps, across our own restarts."""
+    async def start(self) -> None:
+        """Serve in the place of the last leader. Raises OperationError."""
         self._server = await asyncio.start_unix_server(
-            self._serve, sock=listening, limit=wire.LINE_LIMIT_BYTES
+            self._serve, sock=_listen(self._paths.workers_socket), limit=reports.LINE_LIMIT_BYTES
         )
         self._saving = asyncio.create_task(self._save_now_and_then())
 
@@ -113,8 +142,9 @@ class Hub:
             self._server.close()
         if self._saving is not None:
             self._saving.cancel()
-        for worker in self._workers:
-            worker.writer.close()
+        writers = [one.writer for one in self._workers] + [one.writer for one in self._peers]
+        for writer in writers:
+            writer.close()
         self._save()
 
     # ports.Routes
@@ -172,7 +202,19 @@ class Hub:
             connections={side: connections[side] for side in ("downstream", "upstream")},
             tasks={worker.name: worker.tasks for worker in self._workers}
             | {"controller": len(asyncio.all_tasks())},
+            clients=self._clients(),
+            lost_lines=total.lost,
         )
+
+    def _clients(self) -> Counter[str]:
+        """One that drains has the name of the one that took its place."""
+        clients: Counter[str] = Counter()
+        for worker in self._workers:
+            clients[worker.name] += worker.connections.get("downstream", 0)
+        return clients
+
+    def keep(self) -> None:
+        self._save()
 
     async def connected(self, count: int, deadline_s: float) -> None:
         """Wait until so many workers have told their counters, or the deadline passed."""
@@ -184,6 +226,44 @@ class Hub:
             async with asyncio.timeout(deadline_s), self._changed:
                 await self._changed.wait_for(complete)
 
+    # The other lbs.
+
+    def peers(self) -> list[tuple[str, tuple[Process, ...]]]:
+        """The lbs that follow this one, and their processes, by name."""
+        return sorted((peer.lb, peer.processes) for peer in self._peers)
+
+    async def reload_peers(self, within_s: float) -> None:
+        """Have each reload, one after the other, and come back: at no time may all controllers
+        be on their way. Raises OperationError that names who did not reload.
+        """
+        for peer in sorted(self._peers, key=lambda peer: peer.lb):
+            if peer not in self._peers:
+                continue  # it left meanwhile; it is set right when it comes back
+            peer.reloading = asyncio.get_running_loop().create_future()
+            peer.writer.write(wire.encode({"reload": {}}))
+            try:
+                async with asyncio.timeout(within_s):
+                    error = await peer.reloading
+            except TimeoutError:
+                error = f"it did not within {within_s:g} s"
+            finally:
+                peer.reloading = None
+            if error:
+                raise OperationError(f"lb {peer.lb} has not reloaded: {error}")
+            await self._back(peer, within_s)
+
+    async def _back(self, peer: _Peer, within_s: float) -> None:
+        """Wait for the controller that takes this one's place after a reload."""
+
+        def there() -> bool:
+            return any(one.lb == peer.lb and one is not peer for one in self._peers)
+
+        try:
+            async with asyncio.timeout(within_s), self._changed:
+                await self._changed.wait_for(there)
+        except TimeoutError:
+            _log.warning("the controller of lb %s is not back after its reload", peer.lb)
+
     # The socket.
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,27 +274,65 @@ class Hub:
             return
         worker: _Worker | None = None
         try:
-            hello = wire.decode(await reader.readline())["hello"]
-            worker = _Worker(hello["name"], hello["pid"], hello["life"], writer)
+            greeting = wire.decode(await reader.readline())
+            if "peer" in greeting and uid == os.geteuid():  # no worker may say that it is one
+                peer = _Peer(str(greeting["peer"]), writer)
+                self._set_peer_right(peer, str(greeting.get("settings", "")))
+                await self._serve_peer(peer, reader)
+                return
+            name, pid, life = reports.read_hello(greeting["hello"])
+            if len(self._workers) >= _WORKERS_LIMIT:
+                raise ValueError(f"there are {_WORKERS_LIMIT} already")
+            worker = _Worker(name, pid, life, writer)
             self._workers.add(worker)
             if self._snapshot is not None:
                 document = wire.snapshot_document(self._snapshot)
                 writer.write(wire.encode({"snapshot": document}))
             while line := await reader.readline():
                 await self._heard(worker, wire.decode(line))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("a worker's connection broke: %r", error)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("a worker's connection broke: %s", printable(repr(error)))
         finally:
             writer.close()
             if worker is not None:
                 self._workers.discard(worker)
                 await self._notify()
 
+    def _set_peer_right(self, peer: _Peer, settings: str) -> None:
+        """Have one reload that missed a reload. Once: where it is set to something else in its
+        environment, that is how it stays.
+        """
+        known = (peer.lb, settings)
+        if settings and settings != self.settings_digest() and known not in self._set_right:
+            self._set_right.add(known)
+            _log.info("lb %s has other settings: it is to reload", peer.lb)
+            peer.writer.write(wire.encode({"reload": {}}))
+
+    async def _serve_peer(self, peer: _Peer, reader: asyncio.StreamReader) -> None:
+        self._peers.add(peer)
+        await self._notify()
+        try:
+            while line := await reader.readline():
+                document = wire.decode(line)
+                if "processes" in document:
+                    peer.processes = wire.processes_of(document["processes"], peer.lb)
+                elif peer.reloading is not None and not peer.reloading.done():
+                    peer.reloading.set_result(str(document["reloaded"]))
+        finally:
+            self._peers.discard(peer)
+            if peer.reloading is not None and not peer.reloading.done():
+                peer.reloading.set_result("its controller is gone")
+
     async def _heard(self, worker: _Worker, document: dict[str, Any]) -> None:
         if "suspect" in document:
-            self._on_suspect(str(document["suspect"]))
+            self._on_suspect(reports.read_id(document["suspect"]))
             return
-        report = document["report"]
+        if "failing" in document:
+            self._on_failing(reports.read_id(document["failing"]), Failure(document["reason"]))
+            return
+        report = reports.read_report(document["report"])
+        if worker.life not in self._lives and len(self._lives) > 2 * _KEPT_LIVES:
+            self._retire()
         life = self._lives.setdefault(worker.life, _Life())
         for backend_id, counted in report["backends"].items():
             known = life.backends.get(backend_id)
@@ -227,7 +345,10 @@ class Hub:
             for backend_id in life.backends.keys() - report["backends"].keys():
                 self._bury(_Life({backend_id: life.backends.pop(backend_id)}))
                 worker.in_flight.pop(backend_id, None)
+        if len(life.backends) > reports.BACKENDS_LIMIT:
+            raise ValueError(f"counts of {len(life.backends)} backends")
         life.refused = report["refused"]
+        life.lost = report["lost"]
         worker.connections = report["connections"]
         worker.tasks = report["tasks"]
         worker.revision = report["revision"]
@@ -248,11 +369,11 @@ class Hub:
     def _save(self) -> None:
         self._retire()
         document = {
-            name: {"backends": life.backends, "refused": life.refused}
+            name: {"backends": life.backends, "refused": life.refused, "lost": life.lost}
             for name, life in self._lives.items()
         }
         try:
-            write_atomically(self._paths.counters, json.dumps(document).encode())
+            write_atomically(self._paths.counters, json.dumps(document).encode(), 0o600)
         except OSError as error:
             _log.warning("the counters are not saved: %s", error)
 
@@ -265,6 +386,23 @@ class Hub:
 
     def _bury(self, life: _Life) -> None:
         self._lives.setdefault(_RETIRED, _Life()).bury(life)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket of this name, in one step instead of the one that was there."""
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        one.bind(str(fresh))
+        fresh.chmod(0o666)  # who connects is checked by uid
+        one.listen(128)
+        fresh.replace(path)
+    except OSError as error:
+        one.close()
+        fresh.unlink(missing_ok=True)
+        raise OperationError(f"cannot listen on {path}: {error.strerror or error}") from None
+    one.setblocking(False)
+    return one
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -281,16 +419,13 @@ def _load(paths: Paths) -> dict[str, _Life]:
     try:
         document = json.loads(paths.counters.read_bytes())
         lives = {
-            name: _Life(dict(life["backends"]), dict(life["refused"]))
+            name: _Life(
+                {one: reports.read_counts(counts) for one, counts in life["backends"].items()},
+                reports.read_refused(life["refused"]),
+                reports.read_lost(life),
+            )
             for name, life in document.items()
         }
-        for life in lives.values():
-            for counted in life.backends.values():
-                if (
-                    len(counted["codes"]) != len(CODE_CLASSES)
-                    or len(counted["buckets"]) != len(DURATION_BUCKETS_S) + 1
-                ):
-                    raise ValueError("other buckets")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import stat
+from datetime import UTC, datetime
 
 _WHOLE_BYTES = select.PIPE_BUF
 """As much goes into a pipe in one piece or not at all (POSIX, write())."""
@@ -26,9 +27,12 @@ def never_block() -> None:
 class Output:
     """Writes lines to a file descriptor. Has the methods of a stream, for logging."""
 
-    def __init__(self, descriptor: int = _STDOUT) -> None:
+    def __init__(self, descriptor: int = _STDOUT, role: str = "") -> None:
+        """`role` is who loses lines, where some are lost."""
         self._descriptor = descriptor
+        self._role = role
         self.dropped = 0  # lines, since the last that could be written
+        self.lost = 0  # lines, since the beginning
 
     def write(self, text: str) -> int:
         """Write whole lines; never blocks, never raises."""
@@ -48,13 +52,25 @@ class Output:
         """Nothing is held back."""
 
     def _put(self, lines: list[bytes]) -> None:
-        if self.dropped:
-            notice = {"log": "control", "level": "warning", "message": "log lines were lost"}
-            told = json.dumps(notice | {"lines": self.dropped}).encode() + b"\n"
-            lines = [told, *lines]
+        # The notice is a write of its own: with it a batch could be more than goes in as a whole.
         try:
+            if self.dropped:
+                os.write(self._descriptor, self._notice())
+                self.dropped = 0
             os.write(self._descriptor, b"".join(lines))
         except OSError:  # no room in the pipe or on the disk
-            self.dropped += len(lines) - (1 if self.dropped else 0)
-        else:
-            self.dropped = 0
+            self.dropped += len(lines)
+            self.lost += len(lines)
+
+    def _notice(self) -> bytes:
+        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+        notice = {
+            "time": moment[:-6] + "Z",
+            "log": "control",
+            "level": "warning",
+            "role": self._role,
+            "source": __name__,
+            "message": "log lines were lost",
+            "lines": self.dropped,
+        }
+        return json.dumps(notice).encode() + b"\n"

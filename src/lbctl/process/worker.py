@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,19 @@ from lbctl.process.output import Output
 from lbctl.proxy.accesslog import AccessLog
 from lbctl.proxy.forwarder import Forwarder
 from lbctl.proxy.listener import Listener
+from lbctl.proxy.tls import TlsPort
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from sys import UnraisableHookArgs
 
+    from lbctl.certificates import Credentials
     from lbctl.config import Config
+    from lbctl.model import Failure
     from lbctl.paths import Paths
     from lbctl.process.board import Board
+    from lbctl.proxy.gate import Ledger
 
 _log = logging.getLogger("lbctl.worker")
 
@@ -53,11 +59,24 @@ class Seat:
     board: Board
     via: str = "lbctl"
     """The lb's name in Via fields: one for all its workers, and nobody else's."""
+    ledger: Ledger | None = None
+    """What all of its workers know of their clients."""
+    tls_sockets: Sequence[socket.socket] = ()
+    credentials: Credentials | None = None
 
 
 def main(seat: Seat) -> None:
     """Run until SIGTERM, then until the clients have left or the drain timeout passed."""
+    sys.unraisablehook = _say_in_a_line
     uvloop.run(_run(seat))
+
+
+def _say_in_a_line(what: UnraisableHookArgs) -> None:
+    """What nobody could catch. A client that asks for a host in no ASCII (SNI) is such a case, and
+    is refused by its handshake; it may not write pages into the log.
+    """
+    if not isinstance(what.exc_value, UnicodeDecodeError):
+        _log.error("this should not happen: %r (%s)", what.exc_value, what.err_msg)
 
 
 async def _run(seat: Seat) -> None:
@@ -66,8 +85,13 @@ async def _run(seat: Seat) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor's to decide
     link = Link(seat)
+    output = Output(role=seat.name)
     access_log = (
-        AccessLog(Output().write, seat.config.access_log_sample)
+        AccessLog(
+            output.write,
+            seat.config.access_log_sample,
+            query=seat.config.access_log_query == "on",
+        )
         if seat.config.access_log == "json"
         else None
     )
@@ -76,7 +100,9 @@ async def _run(seat: Seat) -> None:
         name=seat.via,
         first_turn=seat.number,
         access_log=access_log,
+        ledger=seat.ledger,
         on_suspect=link.suspect,
+        on_failing=link.failing,
         on_settled=link.report_soon,
     )
 
@@ -84,15 +110,18 @@ async def _run(seat: Seat) -> None:
         seat.board.write(seat.number, len(forwarder.downstreams))
         return seat.board.others(seat.number)
 
-    listener = Listener(forwarder, seat.sockets, others)
+    tls = TlsPort(forwarder, seat.credentials) if seat.credentials is not None else None
+    listener = Listener(forwarder, seat.sockets, others, seat.tls_sockets, tls)
     _route_on_last_snapshot(seat.paths, forwarder)
     others()
     listener.start()
-    talking = asyncio.create_task(link.run(forwarder))
+    await listener.opened()
+    seat.board.tell_ready(seat.number)
+    talking = asyncio.create_task(link.run(forwarder, lambda: output.lost))
     beating = asyncio.create_task(_beat(others))
     await stop.wait()
     listener.stop()
-    for one in seat.sockets:
+    for one in (*seat.sockets, *seat.tls_sockets):
         one.close()
     await forwarder.drain(seat.config.control.drain_timeout_s)
     forwarder.close()
@@ -135,20 +164,28 @@ class Link:
 
     def suspect(self, backend_id: str) -> None:
         """Live traffic failed on this backend."""
+        self._say({"suspect": backend_id})
+
+    def failing(self, backend_id: str, cause: Failure) -> None:
+        """So many requests in a row failed on it that it may have to go."""
+        self._say({"failing": backend_id, "reason": cause.value})
+
+    def _say(self, document: dict[str, Any]) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(wire.encode({"suspect": backend_id}))
+            self._writer.write(wire.encode(document))
 
     def report_soon(self) -> None:
         """Something the controller waits for has happened."""
         self._wake.set()
 
-    async def run(self, forwarder: Forwarder) -> None:
+    async def run(self, forwarder: Forwarder, lost: Callable[[], int]) -> None:
+        """`lost` is how many lines of the access log there was no room for."""
         while True:
             with contextlib.suppress(OSError, ValueError):
-                await self._talk(forwarder)
+                await self._talk(forwarder, lost)
             await asyncio.sleep(_RECONNECT_S)
 
-    async def _talk(self, forwarder: Forwarder) -> None:
+    async def _talk(self, forwarder: Forwarder, lost: Callable[[], int]) -> None:
         reader, writer = await asyncio.open_unix_connection(
             str(self._seat.paths.workers_socket), limit=wire.LINE_LIMIT_BYTES
         )
@@ -156,7 +193,7 @@ class Link:
         self._sent = 0
         hello = {"life": self._life, "name": self._seat.name, "pid": os.getpid()}
         writer.write(wire.encode({"hello": hello}))
-        reporting = asyncio.create_task(self._report(forwarder, writer))
+        reporting = asyncio.create_task(self._report(forwarder, lost, writer))
         try:
             while line := await reader.readline():
                 document = wire.decode(line)
@@ -168,11 +205,14 @@ class Link:
             reporting.cancel()
             writer.close()
 
-    async def _report(self, forwarder: Forwarder, writer: asyncio.StreamWriter) -> None:
+    async def _report(
+        self, forwarder: Forwarder, lost: Callable[[], int], writer: asyncio.StreamWriter
+    ) -> None:
         while True:
             everything = self._sent % _EVERYTHING_EVERY == 0
             self._sent += 1
-            writer.write(wire.encode({"report": _report(forwarder, everything=everything)}))
+            report = _report(forwarder, lost(), everything=everything)
+            writer.write(wire.encode({"report": report}))
             await writer.drain()
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
@@ -180,7 +220,7 @@ class Link:
                     await self._wake.wait()
 
 
-def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
+def _report(forwarder: Forwarder, lost: int, *, everything: bool) -> dict[str, Any]:
     """What was counted since this worker began; only the backends where something moved or is
     under way."""
     backends: dict[str, Any] = {}
@@ -206,5 +246,6 @@ def _report(forwarder: Forwarder, *, everything: bool) -> dict[str, Any]:
         "tasks": len(asyncio.all_tasks()),
         "connections": {"downstream": len(forwarder.downstreams), "upstream": upstreams},
         "refused": forwarder.refused,
+        "lost": lost,
         "backends": backends,
     }

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _BATCH = 64
 """Small enough that formatting it delays no request by more than some 100 microseconds."""
 _TARGET_LIMIT = 2048
-"""Characters of a target that are logged: a line has to fit into a pipe in one piece."""
+_METHOD_LIMIT = 256
+"""Characters of a target and a method that are logged: a line has to fit into a pipe whole."""
+_QUOTED_LIMIT = 2900  # the same, after it was quoted
+_MOST_OF_ONE = 6  # characters that one becomes by that
 _ALWAYS_LOGGED = 500
 _AS_IT_IS = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*+").fullmatch
 _NOTHING_READ = '"method": null, "target": null'
@@ -35,14 +38,18 @@ class AccessLog:
     """Gathers entries; `flush` formats them and hands one text to `write`.
 
     Everything a client chose is quoted by the JSON encoder, so no input forges a line.
-    `sample` is the share of the requests that is logged, evenly spread; 5xx always are.
+    `sample` is the share of the requests that is logged, evenly spread; 5xx always are. Without
+    `query` a target ends with its question mark.
     """
 
-    def __init__(self, write: Callable[[str], object], sample: float = 1.0) -> None:
+    def __init__(
+        self, write: Callable[[str], object], sample: float = 1.0, *, query: bool = True
+    ) -> None:
         self._write = write
         self._entries: list[Entry] = []
         self._sample = sample
         self._due = 0.0
+        self._query = query
         self._names: dict[str, str] = {}
 
     def add(self, entry: Entry) -> None:
@@ -83,13 +90,13 @@ class AccessLog:
                 request_id = json.dumps(request_id)[1:-1]
             else:
                 client, request_id = origin.ip, f"{origin.id_prefix}{number:x}"
-            asked = _NOTHING_READ if request is None else request.logged or _asked(request)
+            asked = _NOTHING_READ if request is None else request.logged or self._asked(request)
             yield (
                 f'{{"time": "{second_text}.{ms:03d}Z", "log": "access", '
                 f'"request_id": "{request_id}", "client": "{client}", {asked}, '
                 f'"status": {status}, "bytes": {body_bytes}, "duration_ms": {total}, '
                 f'"connect_ms": {connect}, "first_byte_ms": {first_byte}, "backend": {name}, '
-                f'"retries": {retries}}}\n'
+                f'"retries": {retries}, "tls": {origin.tls}}}\n'
             )
 
     def _name(self, name: str) -> str:
@@ -98,12 +105,24 @@ class AccessLog:
         text = self._names[name] = json.dumps(name)
         return text
 
+    def _asked(self, request: Request) -> str:
+        target = request.target
+        if not self._query:
+            path, mark, _ = target.partition(b"?")
+            target = path + mark
+        request.logged = (
+            f'"method": "{_quoted(request.method, _METHOD_LIMIT)}", '
+            f'"target": "{_quoted(target, _TARGET_LIMIT)}"'
+        )
+        return request.logged
 
-def _asked(request: Request) -> str:
-    method = request.method.decode("latin-1")
-    target = request.target[:_TARGET_LIMIT].decode("latin-1")
+
+def _quoted(data: bytes, limit: int) -> str:
+    text = data[:limit].decode("latin-1")
     # Nearly all are as they stand in JSON, and looking costs a tenth of quoting.
-    if not _AS_IT_IS(method + target):
-        method, target = json.dumps(method)[1:-1], json.dumps(target)[1:-1]
-    request.logged = f'"method": "{method}", "target": "{target}"'
-    return request.logged
+    if _AS_IT_IS(text):
+        return text
+    quoted = json.dumps(text)[1:-1]
+    if len(quoted) > _QUOTED_LIMIT:
+        quoted = json.dumps(text[: _QUOTED_LIMIT // _MOST_OF_ONE])[1:-1]
+    return quoted

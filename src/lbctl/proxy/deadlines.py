@@ -19,10 +19,12 @@ class Deadlines:
     """
 
     __slots__ = (
+        "_handshake_s",
         "_timeouts",
         "body_idle",
         "client_head",
         "client_idle",
+        "handshake",
         "linger",
         "now",
         "response",
@@ -31,13 +33,15 @@ class Deadlines:
         "upstream_idle",
     )
 
-    def __init__(self, timeouts: Timeouts, now: float) -> None:
+    def __init__(self, timeouts: Timeouts, now: float, handshake_s: float) -> None:
         self._timeouts = timeouts
+        self._handshake_s = handshake_s
         self.advance(now)
 
     def advance(self, now: float) -> None:
         timeouts = self._timeouts
         self.now = now
+        self.handshake = now + self._handshake_s
         self.client_head = now + timeouts.head_timeout_s
         self.client_idle = now + timeouts.client_idle_timeout_s
         self.response = now + timeouts.response_timeout_s

@@ -7,6 +7,8 @@ The phases of a connection, and what moves it on:
     EXCHANGE  a backend has the request                response complete -> HEAD or LINGER;
                                                        101 -> TUNNEL
     TUNNEL    both sides talk something else (RFC 9110, section 7.8)       until both are done
+    TURNED    may not stay (proxy/gate.py); told when it has said something: some take an answer
+              before that for an error                 something came, or a moment -> LINGER
     LINGER    we have said all we will; what still comes is discarded, so that the kernel's
               reset does not overtake the answer (RFC 9112, section 9.6)
 
@@ -43,6 +45,7 @@ from lbctl.core.http1 import (
 )
 from lbctl.core.memo import HEAD_BYTES
 from lbctl.errors import ProtocolError
+from lbctl.model import Failure
 from lbctl.proxy.attempts import Attempts
 from lbctl.proxy.body import RequestBody
 
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
     from lbctl.proxy.upstream import Upstream
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+_LOOK_AGAIN_S = 0.25
+_TLS_RECORD = 0x16  # begins a handshake, and no HTTP
 
 
 class Phase(Enum):
@@ -62,11 +67,12 @@ class Phase(Enum):
     CONNECT = "connect"
     EXCHANGE = "exchange"
     TUNNEL = "tunnel"
+    TURNED = "turned"
     LINGER = "linger"
 
 
 # Looking up a member of an Enum costs as much as a call.
-_HEAD, _CONNECT, _EXCHANGE, _TUNNEL, _LINGER = Phase
+_HEAD, _CONNECT, _EXCHANGE, _TUNNEL, _TURNED, _LINGER = Phase
 
 
 class Downstream(asyncio.Protocol):
@@ -76,8 +82,10 @@ class Downstream(asyncio.Protocol):
         "_answer_by",
         "_attempts",
         "_buffer",
+        "_client",
         "_closed",
         "_connect_s",
+        "_counted",
         "_deadlines",
         "_eof",
         "_first_byte_s",
@@ -92,6 +100,7 @@ class Downstream(asyncio.Protocol):
         "_started",
         "_status",
         "_upstream",
+        "_verdict",
         "_write_paused",
         "body",
         "deadline",
@@ -113,6 +122,9 @@ class Downstream(asyncio.Protocol):
         self._write_paused = False
         self._eof = False  # the client sends no more, but may still read
         self._closed = False
+        self._client = 0  # key of its network, where limits are on
+        self._counted = False  # among its network's connections
+        self._verdict = ""  # why it may not stay
         # request
         self.request: Request | None = None
         self._number = 0  # of the request, for its id
@@ -121,7 +133,7 @@ class Downstream(asyncio.Protocol):
         self._outgoing = b""  # what a backend is to get first
         self._pool: Pool | None = None
         self._upstream: Upstream | None = None
-        self._answer_by = 0.0  # the deadline of a request without a body
+        self._answer_by = 0.0  # the deadline of a request without a body, or of the last words
         self._attempts: Attempts | None = None  # from the first that failed
         self._heard = 0  # of the pool, when the request was sent
         self._status = 0  # of the final response, as soon as its head was sent
@@ -146,8 +158,11 @@ class Downstream(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self._forwarder.limits.write_buffer_bytes)
         peer = transport.get_extra_info("peername")  # None: it was reset meanwhile
-        self.origin = self._forwarder.origin(peer[0] if peer else "")
+        self.origin = self._origin_of(peer[0] if peer else "")
         self._forwarder.joined(self)
+
+    def _origin_of(self, ip: str) -> Origin:
+        return self._forwarder.origin(ip)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
@@ -166,6 +181,8 @@ class Downstream(asyncio.Protocol):
             assert self._upstream is not None  # noqa: S101 - a tunnel has one
             self._upstream.transport.write(data)
             self.deadline = self._deadlines.tunnel_idle
+        elif phase is _TURNED:
+            self._tell_verdict()
         elif phase is not _LINGER:
             self._buffer += data
             if len(self._buffer) > self._forwarder.limits.head_limit_bytes:
@@ -179,6 +196,8 @@ class Downstream(asyncio.Protocol):
                 self._end_connection(discard=False)
         elif self._phase is _LINGER:
             self.transport.close()
+        elif self._phase is _TURNED:
+            self._tell_verdict()
         elif self._phase is _TUNNEL:
             assert self._upstream is not None  # noqa: S101 - a tunnel has one
             self._upstream.end_of_input()
@@ -212,7 +231,10 @@ class Downstream(asyncio.Protocol):
     def _read_head(self, data: bytes) -> None:
         forwarder = self._forwarder
         limits = forwarder.limits
-        if data[0] == 0x0D:
+        if data[0] < 0x20:  # no request begins like that
+            if data[0] == _TLS_RECORD:
+                self._refuse(400, "tls_on_the_plain_port")
+                return
             data = without_empty_lines(data)
             if not data:
                 self._started = 0.0
@@ -398,8 +420,12 @@ class Downstream(asyncio.Protocol):
         head = response_head(response, minor=minor, keep_alive=self._keep_alive)
         if self._forwarder.router.sticky:
             head = self._with_cookie(head)
-        self.transport.write(head)
+        self.transport.write(self._finish_head(head))
         self._touch_body()
+
+    def _finish_head(self, head: bytes) -> bytes:
+        """A final response's, as this kind of client gets it."""
+        return head
 
     def _with_cookie(self, head: bytes) -> bytes:
         assert self.request is not None  # noqa: S101 - it is being answered
@@ -465,13 +491,14 @@ class Downstream(asyncio.Protocol):
         self._settle()
         if self._status:
             if self._phase is not _TUNNEL:
-                self._forwarder.suspect(pool)
+                self._forwarder.suspect(pool, None, upstream)
             self.abort()
             return
+        rested = untouched and upstream.served > 0  # it may just have been closed for that
         safe = untouched and request.repeatable
-        stale = safe and upstream.served > 0
+        stale = safe and rested
         if not stale:
-            self._forwarder.suspect(pool)
+            self._forwarder.suspect(pool, None if rested else Failure.CONNECT, upstream)
         another = self._tries().after_loss(pool, stale=stale) if safe else None
         if another is None:
             self._refuse(502, "upstream_closed")
@@ -484,7 +511,7 @@ class Downstream(asyncio.Protocol):
         self._upstream = None
         upstream.transport.abort()
         self._settle()
-        self._forwarder.suspect(upstream.pool)
+        self._forwarder.suspect(upstream.pool, Failure.ANSWER, upstream)
         self._refuse(502, reason)
 
     # The end of a request or of the connection.
@@ -494,8 +521,12 @@ class Downstream(asyncio.Protocol):
         phase, upstream, pool = self._phase, self._upstream, self._pool
         if phase is _HEAD and self._started:
             self._refuse(408, "head_timeout")
+        elif phase is _TURNED:
+            self._tell_verdict()
         elif phase is _HEAD:
             self._end_connection(discard=False)
+        elif phase is _LINGER and self._is_being_read():
+            self.deadline = min(self._deadlines.linger, self._answer_by)
         elif phase in (_LINGER, _TUNNEL) or self._status:
             self.abort()
         elif self.body is not None and upstream is not None and not upstream.clogged:
@@ -504,8 +535,15 @@ class Downstream(asyncio.Protocol):
         elif not self._goes_on():
             self._abort_upstream()
             if pool is not None:
-                self._forwarder.suspect(pool)
+                self._forwarder.suspect(pool, Failure.TIMEOUT, upstream)
             self._refuse(504, "response_timeout")
+
+    def _is_being_read(self) -> bool:
+        """Whether some of our last words are still to be sent, and have the time for it. (Just
+        written, they always are.)
+        """
+        unsent = self.transport.get_write_buffer_size()
+        return bool(unsent) and self._answer_by > self._deadlines.now
 
     def _goes_on(self) -> bool:
         """Whether the wait for a response goes on: at another backend if this one is silent,
@@ -514,18 +552,31 @@ class Downstream(asyncio.Protocol):
         request, pool = self.request, self._pool
         if request is None or pool is None or not request.repeatable or self._heard < 0:
             return False
-        silent = self._phase is _EXCHANGE and pool.heard == self._heard
-        another = self._tries().after_silence(pool) if silent else None
+        if self._phase is _EXCHANGE and pool.heard not in (self._heard, pool.left_at):
+            # It talked since. Should it fall silent yet, then others will be the first to leave.
+            self.deadline = min(self._answer_by, self._deadlines.now + _LOOK_AGAIN_S)
+            return self._answer_by > self._deadlines.now
+        another = self._tries().after_silence(pool) if self._phase is _EXCHANGE else None
         if another is None:
             self._heard = -1  # judged; what is left is the response's own time
             self.deadline = self._answer_by
             return self._answer_by > self._deadlines.now
-        self._forwarder.suspect(pool)
+        pool.left_at = pool.heard
+        self._forwarder.suspect(pool, Failure.TIMEOUT, self._upstream)
         pool.retries["silent"] += 1
         self._abort_upstream()
         self._settle()
         self._give(another)
         return True
+
+    def _turn_away(self, verdict: str) -> None:
+        self._phase = _TURNED
+        self._verdict = verdict
+        self.deadline = self._deadlines.linger
+
+    def _tell_verdict(self) -> None:
+        self._phase = _HEAD
+        self._refuse(403 if self._verdict == "denied" else 503, self._verdict)
 
     def close_if_idle(self) -> None:
         """Called while the worker drains: a client at rest may go."""
@@ -543,7 +594,15 @@ class Downstream(asyncio.Protocol):
             socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
-    def _refuse(self, status: int, reason: str, *, keep_alive: bool = False) -> None:
+    def _refuse(
+        self,
+        status: int,
+        reason: str,
+        *,
+        keep_alive: bool = False,
+        retry_after_s: int = 0,
+        location: bytes = b"",
+    ) -> None:
         """Answer ourselves; unless told otherwise the connection ends with it."""
         forwarder = self._forwarder
         forwarder.refused[reason] += 1
@@ -561,9 +620,12 @@ class Downstream(asyncio.Protocol):
             minor=self.minor,
             keep_alive=self._keep_alive,
             head_only=self.method == b"HEAD",
+            retry_after_s=retry_after_s,
+            location=location,
         )
-        self.transport.write(answer)
-        self._log(status, len(answer) - answer.index(HEAD_END) - len(HEAD_END), None)
+        end = answer.index(HEAD_END) + len(HEAD_END)
+        self.transport.write(self._finish_head(answer[:end]) + answer[end:])
+        self._log(status, len(answer) - end, None)
         self._end_request()
 
     def _end_request(self) -> None:
@@ -604,8 +666,8 @@ class Downstream(asyncio.Protocol):
         """Close once everything is sent; with `discard`, first read what the client still sends."""
         self._phase = _LINGER
         self._buffer = b""
-        unsent = self.transport.get_write_buffer_size()
-        self.deadline = self._deadlines.body_idle if unsent else self._deadlines.linger
+        self.deadline = self._deadlines.linger
+        self._answer_by = self._deadlines.body_idle
         if discard and not self._eof and self.transport.can_write_eof():
             self.transport.resume_reading()
             self.transport.write_eof()
@@ -628,11 +690,16 @@ class Downstream(asyncio.Protocol):
         pool.in_flight -= 1
         pool.changed = True
         self._forwarder.live -= 1
-        if self._status:
+        status = self._status
+        if status:
             ended = perf_counter()
-            pool.record(self._status, ended - self._started)
+            pool.record(status, ended - self._started)
+            if status < 500:
+                pool.failures = 0
+            else:
+                self._forwarder.failed(pool, Failure.ANSWER)
             if self._forwarder.access_log is not None:
-                self._log(self._status, self._sent_bytes, pool.backend)
+                self._log(status, self._sent_bytes, pool.backend)
         if not pool.in_flight:
             self._forwarder.settled(pool)
 

@@ -8,6 +8,7 @@ late by at most one interval.
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections import Counter
 from email.utils import formatdate
@@ -20,10 +21,13 @@ from lbctl.core.forwarding import hops_left
 from lbctl.core.memo import Memo
 from lbctl.core.origin import Hop, Origin, networks
 from lbctl.errors import ProtocolError
+from lbctl.model import Failure
 from lbctl.proxy.deadlines import Deadlines
 from lbctl.proxy.downstream import Downstream
+from lbctl.proxy.gate import gate_of, limited
 from lbctl.proxy.pool import Pool
 from lbctl.proxy.router import Router
+from lbctl.proxy.secure import RedirectedDownstream
 from lbctl.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -33,10 +37,13 @@ if TYPE_CHECKING:
     from lbctl.core.http1 import Request, Response
     from lbctl.model import Snapshot
     from lbctl.proxy.accesslog import AccessLog
+    from lbctl.proxy.gate import Kind, Ledger
+    from lbctl.proxy.tls import TlsConnection
 
 SWEEP_INTERVAL_S = 0.25
 _ORIGINS = 4096
 _STALL_S = 2 * SWEEP_INTERVAL_S
+_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _DRAIN_REST_S = 1.0
 """A draining worker lets a client at rest this long send one more request: its answer says
 `Connection: close`, which loses nothing, while closing now might cross a request under way."""
@@ -52,11 +59,15 @@ class Forwarder:
         name: str = "lbctl",
         first_turn: int = 0,
         access_log: AccessLog | None = None,
+        ledger: Ledger | None = None,
         on_suspect: Callable[[str], None] | None = None,
+        on_failing: Callable[[str, Failure], None] | None = None,
         on_settled: Callable[[], None] | None = None,
     ) -> None:
-        """`name` is that of the lb in Via fields. `on_suspect(backend_id)` hears of failures on
-        live traffic; `on_settled()` that an unrouted backend has nothing in flight any more.
+        """`name` is that of the lb in Via fields. `ledger` is what all workers know of their
+        clients together; without it this one counts alone. `on_suspect(backend_id)` hears of
+        failures on live traffic, `on_failing(backend_id, cause)` of a whole row of them;
+        `on_settled()` that an unrouted backend has nothing in flight any more.
         """
         self.loop = asyncio.get_running_loop()
         self.timeouts = config.timeouts
@@ -64,14 +75,19 @@ class Forwarder:
         self.access_log = access_log
         self.retries = config.retrying
         self._swept = self.loop.time()
-        self.deadlines = Deadlines(config.timeouts, self._swept)
+        self.deadlines = Deadlines(config.timeouts, self._swept, config.tls.tls_handshake_timeout_s)
         self.date = formatdate(usegmt=True).encode("ascii")
         self.draining = False
         self.revision = 0
         self.pools: dict[str, Pool] = {}
         self._pool_numbers = count(1)
         self.refused: Counter[str] = Counter()
-        self.downstreams: set[Downstream] = set()
+        self.downstreams: set[Downstream | TlsConnection] = set()
+        self.gate = gate_of(config.limits, ledger)
+        self._kind = self.limited(RedirectedDownstream if config.tls.redirects else Downstream)
+        self.secure_port = config.tls.tls_redirect_port or config.tls.tls_port
+        hsts_s = config.tls.hsts_s
+        self.hsts_line = b"Strict-Transport-Security: max-age=%d\r\n" % hsts_s if hsts_s else b""
         self._candidates = 0
         self.live = 0  # requests that are with a backend, of all pools
         self.router = Router(config.balancing, first_turn, self._live_on_candidates)
@@ -95,8 +111,10 @@ class Forwarder:
         )
         self.next_number = count(1).__next__
         self._on_suspect = on_suspect
+        self._on_failing = on_failing
+        self._eject_failures = config.health.eject_failures
         self._on_settled = on_settled
-        self._connects: set[asyncio.Task[None]] = set()
+        self._connects: dict[asyncio.Task[None], tuple[Pool, Downstream]] = {}
         self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
     # Routes.
@@ -110,10 +128,13 @@ class Forwarder:
                 limit = self.limits.idle_upstreams_per_backend
                 number = next(self._pool_numbers)
                 pool = self.pools[backend.id] = Pool(backend, limit, number)
-            elif pool.backend != backend:
+            elif pool.backend != backend or not pool.routed:
                 pool.close_idle(before=float("inf"))
                 pool.backend = backend
-            pool.routed = True
+                pool.stay += 1
+            if not pool.routed:
+                pool.routed = True
+                pool.failures = 0
             routed.append(pool)
         kept = {pool.backend.id for pool in routed}
         for pool in list(self.pools.values()):
@@ -122,6 +143,17 @@ class Forwarder:
         self._candidates = len(routed)
         self.router.update(routed, self.loop.time())
         self.revision = snapshot.revision
+        if routed:
+            self._go_elsewhere()
+
+    def _go_elsewhere(self) -> None:
+        """Requests that wait for a connection to a backend which has left. It may be away with its
+        address, and then nobody says no: only the timeout would.
+        """
+        for task, (pool, downstream) in list(self._connects.items()):
+            if not pool.routed:
+                task.cancel()
+                downstream.connect_failed(pool, "unrouted")
 
     def _unroute(self, pool: Pool) -> None:
         pool.routed = False
@@ -152,10 +184,31 @@ class Forwarder:
         """
         return self.budget.begin(self.live)
 
-    def suspect(self, pool: Pool) -> None:
-        """Live traffic failed on a backend; the control plane should look at it now."""
+    def suspect(
+        self, pool: Pool, cause: Failure | None = None, upstream: Upstream | None = None
+    ) -> None:
+        """Live traffic failed on a backend, on this connection if there was one; the control plane
+        should look at it now. With a `cause` it counts: see `failed`.
+
+        What was begun before the backend left, and ends when it is back, counts for nothing.
+        """
+        if upstream is not None and not pool.is_of_now(upstream):
+            return
         if self._on_suspect is not None:
             self._on_suspect(pool.backend.id)
+        if cause is not None:
+            self.failed(pool, cause)
+
+    def failed(self, pool: Pool, cause: Failure) -> None:
+        """One more in a row of failures. Each `eject_failures` of them are reported, once in a
+        sweep at most: a backend that has to stay may fail thousands of times a second.
+        """
+        pool.failures += 1
+        if not self._eject_failures or pool.failures % self._eject_failures:
+            return
+        if self._on_failing is not None and pool.told != self.deadlines.now:
+            pool.told = self.deadlines.now
+            self._on_failing(pool.backend.id, cause)
 
     def settled(self, pool: Pool) -> None:
         """Nothing is in flight on a pool any more."""
@@ -165,8 +218,8 @@ class Forwarder:
     def connect(self, pool: Pool, downstream: Downstream) -> None:
         """Open a connection; the answer goes to downstream.connected or .connect_failed."""
         task = self.loop.create_task(self._connect(pool, downstream))
-        self._connects.add(task)
-        task.add_done_callback(self._connects.discard)
+        self._connects[task] = pool, downstream
+        task.add_done_callback(self._connects.pop)
 
     async def _connect(self, pool: Pool, downstream: Downstream) -> None:
         upstream = Upstream(self, pool)
@@ -178,7 +231,8 @@ class Forwarder:
             if upstream.transport.is_closing():
                 raise ConnectionResetError  # it was closed before this task had its turn
         except OSError as error:
-            self.suspect(pool)
+            # What this machine lacks is no fault of the backend.
+            self.suspect(pool, None if error.errno in _OUR_OWN else Failure.CONNECT, upstream)
             timed_out = isinstance(error, TimeoutError)
             downstream.connect_failed(pool, "connect_timeout" if timed_out else "connect_failed")
         else:
@@ -186,23 +240,31 @@ class Forwarder:
 
     # Clients.
 
+    def limited(self, kind: type[Kind]) -> type[Kind]:
+        """What a connection of this kind is made as."""
+        return kind if self.gate is None else limited(kind)
+
     def client(self) -> Downstream:
         """The protocol of a client's connection."""
-        return Downstream(self)
+        return self._kind(self)
 
-    def origin(self, ip: str) -> Origin:
-        """A client's address as its requests' origin; most clients come more than once."""
-        origin = self._origins.get(ip)
+    def origin(self, ip: str, tls: str = "") -> Origin:
+        """A client's address as its requests' origin; most clients come more than once. `tls` is
+        the version that it speaks, if it does.
+        """
+        key = ip + tls
+        origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) >= _ORIGINS:
                 self._origins.clear()
-            origin = self._origins[ip] = Origin(self._hop, ip, "http")
+            scheme = "https" if tls else "http"
+            origin = self._origins[key] = Origin(self._hop, ip, scheme, tls)
         return origin
 
-    def joined(self, downstream: Downstream) -> None:
+    def joined(self, downstream: Downstream | TlsConnection) -> None:
         self.downstreams.add(downstream)
 
-    def left(self, downstream: Downstream) -> None:
+    def left(self, downstream: Downstream | TlsConnection) -> None:
         self.downstreams.discard(downstream)
 
     # The clock.

@@ -13,18 +13,19 @@ the length of the queue, and a pause begins with the turn after.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
+from functools import partial
 from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Sequence
 
-    from lbctl.proxy.downstream import Downstream
     from lbctl.proxy.forwarder import Forwarder
+    from lbctl.proxy.tls import TlsPort
 
 _log = logging.getLogger("lbctl.proxy")
 
@@ -42,7 +43,8 @@ _OTHER_FILES = 256
 class Listener:
     """Accepts on `sockets`, fairly.
 
-    `others()` gives the connection counts of the other workers that are alive.
+    `others()` gives the connection counts of the other workers that are alive. On `tls_sockets`
+    clients are those of `tls`.
     """
 
     def __init__(
@@ -50,10 +52,15 @@ class Listener:
         forwarder: Forwarder,
         sockets: Sequence[socket.socket],
         others: Callable[[], list[int]],
+        tls_sockets: Sequence[socket.socket] = (),
+        tls: TlsPort | None = None,
     ) -> None:
         self._forwarder = forwarder
         self._loop = forwarder.loop
-        self._sockets = sockets
+        self._clients: list[tuple[socket.socket, Callable[[], asyncio.Protocol]]]
+        self._clients = [(one, forwarder.client) for one in sockets]
+        if tls is not None:
+            self._clients += [(one, tls.client) for one in tls_sockets]
         self._others = others
         self._limit = _limit(forwarder.limits.connections_per_worker)
         self._unsent_bytes = 2 * forwarder.limits.write_buffer_bytes
@@ -61,12 +68,17 @@ class Listener:
         self._judging = False
         self._stopped = True
         self._servers: list[asyncio.Server] = []
+        self._opened = asyncio.Event()
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._stopped = False
         self._listen()
+
+    async def opened(self) -> None:
+        """Return when it listens for the first time."""
+        await self._opened.wait()
 
     def stop(self) -> None:
         """Take no more; what was accepted goes on."""
@@ -88,23 +100,26 @@ class Listener:
     async def _open(self) -> None:
         self._timer = self._loop.call_later(_RENEW_S, self._again)
         try:
-            for one in self._sockets:
+            for one, client in self._clients:
                 own = one.dup()  # closed with its server
                 own.setblocking(False)
                 # Every connection inherits it: a reader's pace is seen by what it takes, not by
                 # the megabytes that fit into the kernel's buffer.
                 own.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, self._unsent_bytes)
-                server = await self._loop.create_server(self._client, sock=own, backlog=BACKLOG)
+                server = await self._loop.create_server(
+                    partial(self._client, client), sock=own, backlog=BACKLOG
+                )
                 self._servers.append(server)
+            self._opened.set()
         except OSError as error:  # no files, most likely; it is tried again soon
             _log.warning("cannot listen for now: %s", error.strerror)
 
-    def _client(self) -> Downstream:
+    def _client(self, client: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
         """Called by the event loop for each connection, before it tells who it is from."""
         if not self._judging:
             self._judging = True
             self._loop.call_soon(self._after_all_were_taken)
-        return self._forwarder.client()
+        return client()
 
     def _after_all_were_taken(self) -> None:
         self._loop.call_soon(self._judge)  # behind their connection_made()

@@ -26,15 +26,19 @@ class Pool:
         "changed",
         "codes",
         "duration_sum_s",
+        "failures",
         "heard",
         "idle",
         "idle_limit",
         "in_flight",
+        "left_at",
         "name",
         "number",
         "open",
         "retries",
         "routed",
+        "stay",
+        "told",
         "weight",
     )
 
@@ -48,8 +52,12 @@ class Pool:
         self.idle_limit = idle_limit
         self.open = 0
         self.routed = True
+        self.stay = 1  # in rotation, at one address: counted
         self.in_flight = 0
         self.heard = 0  # how often it has sent something, on any of its connections
+        self.left_at = -1  # what `heard` was when a request left it for its silence
+        self.failures = 0  # requests in a row
+        self.told = 0.0  # when they were last reported, on the clock of the deadlines
         self.codes = [0] * len(CODE_CLASSES)
         self.buckets = [0] * (len(DURATION_BUCKETS_S) + 1)
         self.duration_sum_s = 0.0
@@ -65,10 +73,15 @@ class Pool:
                 return upstream
         return None
 
+    def is_of_now(self, upstream: Upstream) -> bool:
+        """Whether a connection was begun since the backend came into rotation, to the address that
+        it has: one of before says nothing of what is there now.
+        """
+        return upstream.stay == self.stay
+
     def release(self, upstream: Upstream, deadline: float) -> None:
         """Keep a connection that may carry another request until `deadline`, or close it."""
-        fits = upstream.backend is self.backend and len(self.idle) < self.idle_limit
-        if self.routed and fits:
+        if self.routed and self.is_of_now(upstream) and len(self.idle) < self.idle_limit:
             upstream.deadline = deadline
             self.idle.append(upstream)
         else:

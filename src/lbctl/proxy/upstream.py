@@ -53,6 +53,7 @@ class Upstream(asyncio.Protocol):
         "pool",
         "response",
         "served",
+        "stay",
         "transport",
     )
 
@@ -62,6 +63,7 @@ class Upstream(asyncio.Protocol):
         self.pool = pool
         # connection
         self.backend = pool.backend  # the pool's may get another address meanwhile
+        self.stay = pool.stay
         self.transport: asyncio.Transport
         self.deadline = 0.0  # while idle
         self.served = 0  # requests answered before the present one

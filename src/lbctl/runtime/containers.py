@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lbctl import __version__
+from lbctl.core.probing import read_path
 from lbctl.core.text import printable
 from lbctl.model import (
     LABEL_ADMIN_PORT,
+    LABEL_LB,
     LABEL_PORT,
     LABEL_PROBE,
     LABEL_PROJECT,
     LABEL_PUBLISH,
+    LABEL_REVISION,
     LABEL_ROLE,
     LABEL_WEIGHT,
     Backend,
@@ -29,24 +32,28 @@ from lbctl.model import (
     Instance,
     Phase,
 )
-from lbctl.paths import CONTAINER
+from lbctl.paths import CONTAINER, GUARD_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
+
+    from lbctl.model import Release
 
 Json = dict[str, Any]
 
 BACKEND_IMAGE: Final = f"lbctl-nginx:{__version__}"
 LB_IMAGE: Final = f"lbctl-lb:{__version__}"
 
-TRAFFIC_PORT: Final = "8080/tcp"  # inside the lb container, as its image exposes it
+LB_NAMES: Final = "abcdefgh"  # as many as there can be
+TRAFFIC_PORT: Final = "8080/tcp"  # inside the pod, as the lb's image exposes it
 ADMIN_PORT: Final = "9900/tcp"
+TLS_PORT: Final = "8443/tcp"
 LB_STOP_TIMEOUT_S: Final = 20  # its own drain takes at most 10 s
-ENGINE_SOCKET: Final = "/var/run/docker.sock"  # inside the lb container
+ENGINE_SOCKET: Final = "/var/run/docker.sock"  # inside the guard
+MIGRATE_SYSCTL: Final = "net.ipv4.tcp_migrate_req"
 _MEBIBYTE: Final = 1 << 20
 _CHECK_RETRIES: Final = 3  # of a HEALTHCHECK that does not say
-_PATH = re.compile(r'/[!"$-~]{0,1023}')  # visible ASCII but "#": part of a request line
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,23 @@ class Names:
         return f"{self.project}_state"
 
     @property
-    def lb(self) -> str:
-        return f"{self.project}-lb"
+    def guard_volume(self) -> str:
+        return f"{self.project}_guard"
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        return self.token_volume, self.state_volume, self.guard_volume
+
+    @property
+    def pod(self) -> str:
+        return f"{self.project}-pod"
+
+    @property
+    def guard(self) -> str:
+        return f"{self.project}-guard"
+
+    def lb(self, name: str) -> str:
+        return f"{self.project}-lb-{name}"
 
     def backend(self, number: int) -> str:
         return f"{self.project}-backend-{number}"
@@ -84,26 +106,30 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """What of the machine the lb container gets: by its own port, the host's address (""
-    for all) and port; and the path of the engine's socket.
+class Lb:
+    """One lb container as it is wanted. `settings` are the LBCTL_ variables of its processes; `pod`
+    is the id of the container whose network it joins.
     """
 
-    ports: Mapping[str, tuple[str, int]]
-    engine_socket: str
+    name: str
+    image: str
+    pod: str
+    settings: Mapping[str, str]
+    stop_timeout_s: int = LB_STOP_TIMEOUT_S
+    mounts: tuple[Json, ...] = ()  # of files of this machine
 
 
-def backend_body(names: Names, image: str) -> Json:
+def backend_body(names: Names, release: Release) -> Json:
     """The request that creates one backend (ContainerCreate of the engine's API).
 
     User, command, stop signal and health check are the image's own. Nothing in it is a
-    secret: the token is a file on the volume, which the backend cannot write.
+    secret, nor is anything on the volume, which the backend cannot write.
     """
     return {
-        "Image": image,
-        "Labels": names.labels("backend"),
+        "Image": release.image,
+        "Labels": names.labels("backend") | {LABEL_REVISION: str(release.revision)},
         "StopTimeout": 15,
-        "HostConfig": _confinement(names)
+        "HostConfig": _confinement(names.network)
         | {
             "Mounts": [_volume(names.token_volume, CONTAINER.secrets, read_only=True)],
             "Memory": 64 * _MEBIBYTE,
@@ -114,39 +140,87 @@ def backend_body(names: Names, image: str) -> Json:
     }
 
 
-def lb_body(names: Names, image: str, settings: Mapping[str, str], outside: Outside) -> Json:
-    """The request that creates the lb. `settings` are the LBCTL_ variables of its processes."""
+def pod_body(names: Names, image: str, ports: Mapping[str, tuple[str, int]]) -> Json:
+    """The request that creates the pod: it owns the network namespace, and so the address, that
+    all lbs share, and does nothing else. `ports`: by those inside, the host's address ("" for
+    all) and port.
+    """
     return {
         "Image": image,
-        "Labels": names.labels("lb"),
-        "Env": [f"{name}={value}" for name, value in sorted(settings.items())],
-        "ExposedPorts": {port: {} for port in outside.ports},
-        "StopTimeout": LB_STOP_TIMEOUT_S,
-        "HostConfig": _confinement(names)
+        "Labels": names.labels("pod"),
+        "Entrypoint": ["sleep"],
+        "Cmd": ["2147483647"],  # seconds: 68 years
+        "User": "65534:65534",
+        "StopSignal": "SIGKILL",  # as PID 1 it heeds no other
+        "Healthcheck": {"Test": ["NONE"]},
+        "ExposedPorts": {port: {} for port in ports},
+        "HostConfig": _confinement(names.network)
         | {
             "PortBindings": {
                 port: [{"HostIp": host, "HostPort": str(number)}]
-                for port, (host, number) in outside.ports.items()
+                for port, (host, number) in ports.items()
             },
+            # What waits in the queue of an lb that ends is handed to the other (Linux 5.14).
+            "Sysctls": {MIGRATE_SYSCTL: "1"},
+            "Memory": 16 * _MEBIBYTE,
+            "PidsLimit": 16,
+        },
+    }
+
+
+def lb_body(names: Names, lb: Lb) -> Json:
+    """The request that creates one lb."""
+    return {
+        "Image": lb.image,
+        "Labels": names.labels("lb") | {LABEL_LB: lb.name},
+        "Cmd": ["serve", "--runtime", "docker", "--lb", lb.name],
+        "Env": [f"{name}={value}" for name, value in sorted(lb.settings.items())],
+        "StopTimeout": lb.stop_timeout_s,
+        "HostConfig": _confinement(f"container:{lb.pod}")
+        | {
             "Mounts": [
                 _volume(names.token_volume, CONTAINER.secrets),
                 _volume(names.state_volume, CONTAINER.state),
-                {"Type": "bind", "Source": outside.engine_socket, "Target": ENGINE_SOCKET},
+                # Who connects to a socket there writes nothing there.
+                _volume(names.guard_volume, GUARD_SOCKET.parent, read_only=True),
+                *lb.mounts,
             ],
             "Memory": 1024 * _MEBIBYTE,
             "PidsLimit": 256,
             # What a root process needs to hand files to workers, drop to their user and end
-            # them; the engine's socket is root's own.
+            # them; the guard's socket is root's own.
             "CapAdd": ["CHOWN", "KILL", "SETGID", "SETUID"],
             "Tmpfs": {"/tmp": "size=16m"},  # noqa: S108 - the container's own
         },
     }
 
 
-def _confinement(names: Names) -> Json:
+def guard_body(names: Names, image: str, engine_socket: str, backend_image: str) -> Json:
+    """The request that creates the guard, which is on no network, and alone has the engine."""
+    return {
+        "Image": image,
+        "Labels": names.labels("guard"),
+        "Cmd": ["guard"],
+        "Env": [f"LBCTL_PROJECT={names.project}", f"LBCTL_BACKEND_IMAGE={backend_image}"],
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _confinement("none")
+        | {
+            "Mounts": [
+                {"Type": "bind", "Source": engine_socket, "Target": ENGINE_SOCKET},
+                _volume(names.guard_volume, GUARD_SOCKET.parent),
+                _volume(names.state_volume, CONTAINER.state, read_only=True),
+            ],
+            "Memory": 128 * _MEBIBYTE,
+            "PidsLimit": 32,
+            "Tmpfs": {"/tmp": "size=1m"},  # noqa: S108 - the container's own
+        },
+    }
+
+
+def _confinement(network: str) -> Json:
     """What holds for every container of a project (HostConfig)."""
     return {
-        "NetworkMode": names.network,
+        "NetworkMode": network,
         "RestartPolicy": {"Name": "unless-stopped"},
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
@@ -191,6 +265,8 @@ def instance_of(container: Json, network: str) -> Instance:
         backend=backend,
         problem=problem,
         health=health,
+        revision=_revision(container.get("Labels") or {}),
+        image=printable(str(container.get("Image", "")), 256),
     )
 
 
@@ -245,9 +321,11 @@ def _backend(container: Json, name: str, network: str) -> Backend:
     admin_port = _number(labels, LABEL_ADMIN_PORT, plain.admin_port, 65_535)
     if port == admin_port:
         raise _LabelError(f"{LABEL_PORT} and {LABEL_ADMIN_PORT} are both {port}")
-    probe_path = labels.get(LABEL_PROBE, plain.probe_path)
-    if not _PATH.fullmatch(probe_path):
-        raise _lie(labels, LABEL_PROBE, 'a path: "/" and then visible ASCII without "#"')
+    try:
+        probe_path = read_path(labels[LABEL_PROBE]) if LABEL_PROBE in labels else ""
+    except ValueError:
+        expected = 'a path: "/" and then visible ASCII without "#"'
+        raise _lie(labels, LABEL_PROBE, expected) from None
     publish = labels.get(LABEL_PUBLISH, "true")
     if publish not in ("true", "false"):
         raise _lie(labels, LABEL_PUBLISH, "true or false")
@@ -259,6 +337,12 @@ def _backend(container: Json, name: str, network: str) -> Backend:
         probe_path=probe_path,
         publish=publish == "true",
     )
+
+
+def _revision(labels: Mapping[str, str]) -> int:
+    """Whoever writes another number here, or none, has started the container himself."""
+    text = labels.get(LABEL_REVISION, "")
+    return int(text) if re.fullmatch(r"[1-9][0-9]{0,8}", text) else 0
 
 
 def _number(labels: Mapping[str, str], label: str, default: int, high: int) -> int:

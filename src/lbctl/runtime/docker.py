@@ -25,9 +25,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from lbctl.core.allowlist import Shapes
 from lbctl.core.text import printable
-from lbctl.errors import EngineError
-from lbctl.model import EngineHealth
+from lbctl.errors import EngineError, ImageError
+from lbctl.model import LABEL_REVISION, EngineHealth
 from lbctl.ports import Change
 from lbctl.runtime.containers import (
     Names,
@@ -39,20 +40,36 @@ from lbctl.runtime.containers import (
 from lbctl.runtime.engine import EngineRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from lbctl.model import Instance
+    from lbctl.model import Instance, Release
     from lbctl.runtime.containers import Json
     from lbctl.runtime.engine import Engine
 
 log = logging.getLogger(__name__)
 
+_LINE_LIMIT: Final = 400  # characters of a line of a log that is quoted
 _AT_A_TIME: Final = 8  # creations side by side: more of them make the engine no faster
 _CONTAINER_ACTIONS: Final = (
     "start", "die", "kill", "stop", "pause", "unpause", "health_status", "oom", "destroy",
 )  # fmt: skip
 _NETWORK_ACTIONS: Final = ("connect", "disconnect")
 _TERMINATING: Final = frozenset({signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGKILL})
+
+
+def shapes(names: Names) -> Shapes:
+    """How the runtime asks, which is all that a guard lets through."""
+    prefix = names.backend(0).removesuffix("0")
+    return Shapes(
+        list_backends=names.filters("backend"),
+        list_created={**names.filters("backend"), "status": ["created"]},
+        list_names={"name": [f"^/?{re.escape(prefix)}[0-9]+$"]},
+        events={
+            "type": ["container", "network"],
+            "event": [*_CONTAINER_ACTIONS, *_NETWORK_ACTIONS],
+        },
+        name_prefix=prefix,
+    )
 
 
 class DockerRuntime:
@@ -63,23 +80,32 @@ class DockerRuntime:
 
     name = "docker"
 
-    def __init__(self, engine: Engine, project: str, image: str) -> None:
-        """`image` is what `start` makes backends from. `close` closes the engine too."""
+    def __init__(self, engine: Engine, project: str) -> None:
+        """`close` closes the engine too."""
         self._engine = engine
         self._names = Names(project)
-        self._image = image
+        self._shapes = shapes(self._names)
+
+    async def recover(self) -> None:
+        """Remove own backends that were created and never started: their maker died in between.
+        Called before anybody starts others.
+        """
+        for container in await self._engine.containers(self._shapes.list_created):
+            if LABEL_REVISION in (container.get("Labels") or {}):
+                await self._engine.remove(container["Id"])
 
     async def close(self) -> None:
         await self._engine.close()
 
-    async def start(self, count: int) -> list[str]:
+    async def start(self, count: int, release: Release) -> list[str]:
+        body = await self._body(release)
         names = free_names(self._names, await self._taken_names(), count)
         slots = asyncio.Semaphore(_AT_A_TIME)
         made: set[str] = set()
 
         async def run(name: str) -> str:
             async with slots:
-                backend = await self._engine.create(name, backend_body(self._names, self._image))
+                backend = await self._create(name, body)
                 made.add(backend)
                 await self._engine.start(backend)
                 return backend
@@ -89,9 +115,12 @@ class DockerRuntime:
                 tasks = [group.create_task(run(name)) for name in names]
         except BaseException as error:
             await self._discard(made)
-            if isinstance(error, BaseExceptionGroup):
-                raise error.exceptions[0] from None
-            raise
+            if not isinstance(error, BaseExceptionGroup):
+                raise
+            first = error.exceptions[0]
+            if isinstance(first, EngineRefusedError) and first.status == 404 and not made:
+                raise ImageError(f"cannot start a backend: {first.message}") from None
+            raise first from None
         return [task.result() for task in tasks]
 
     async def stop(self, instance_id: str, grace_s: float) -> None:
@@ -103,16 +132,23 @@ class DockerRuntime:
         await self._engine.remove(instance_id)
 
     async def list(self) -> list[Instance]:
-        containers = await self._engine.containers(self._names.filters("backend"))
+        containers = await self._engine.containers(self._shapes.list_backends)
         instances = (instance_of(container, self._names.network) for container in containers)
         return await asyncio.gather(*map(self._with_true_health, instances))
 
+    async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:
+        try:
+            lines = self._engine.logs(instance_id, follow=False, tail=count)
+            texts = [line.decode(errors="replace").rstrip() async for line in lines]
+        except EngineRefusedError as error:
+            if error.status != 404:
+                raise
+            return []
+        return [printable(text, _LINE_LIMIT) for text in texts]
+
     async def watch(self) -> AsyncIterator[Change]:
-        filters = {
-            "type": ["container", "network"],
-            "event": [*_CONTAINER_ACTIONS, *_NETWORK_ACTIONS],
-        }
-        async with self._engine.events(filters, since=f"{time.time():.9f}") as events:
+        since = f"{time.time():.9f}"
+        async with self._engine.events(self._shapes.events, since) as events:
             yield Change("subscribed")
             async for event in events:
                 change = self._change(event)
@@ -121,6 +157,14 @@ class DockerRuntime:
                 if change.action == "kill" and not change.leaving:
                     change = await self._with_own_stop_signal(event, change)
                 yield change
+
+    async def _body(self, release: Release) -> Json:
+        """The request that creates a backend."""
+        return backend_body(self._names, release)
+
+    async def _create(self, name: str, body: Json) -> str:
+        """Make that request; returns the id."""
+        return await self._engine.create(name, body)
 
     async def _with_true_health(self, instance: Instance) -> Instance:
         """The engine's list calls a container that was paused unhealthy from then on until a
@@ -134,11 +178,12 @@ class DockerRuntime:
 
     async def published(self, container: str) -> dict[str, str]:
         """Where the host publishes a container's ports, "8080/tcp": "0.0.0.0:8080" for one.
-        Nothing for a container that the engine does not know.
+        Nothing for a container that the engine does not know, or does not tell of. Raises
+        EngineError or EngineUnavailableError where it does not answer.
         """
         try:
             ports = (await self._engine.inspect(container))["NetworkSettings"]["Ports"]
-        except EngineError:
+        except EngineRefusedError:
             return {}
         return {
             port: f"{places[0]['HostIp'] or '0.0.0.0'}:{places[0]['HostPort']}"
@@ -148,8 +193,7 @@ class DockerRuntime:
 
     async def _taken_names(self) -> set[str]:
         """Names of this project's backends on the engine, whatever their labels say."""
-        pattern = re.escape(self._names.backend(0).removesuffix("0"))
-        containers = await self._engine.containers({"name": [f"^/?{pattern}[0-9]+$"]})
+        containers = await self._engine.containers(self._shapes.list_names)
         return {name.removeprefix("/") for found in containers for name in found["Names"]}
 
     async def _discard(self, backends: set[str]) -> None:

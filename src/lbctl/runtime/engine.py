@@ -13,7 +13,7 @@ import contextlib
 import errno
 import json
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import aiodocker
@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 OLDEST_API: Final = (1, 40)  # Engine 19.03, July 2019
+VERSION_PATH: Final = "/version"
 _DEFAULT_SOCKET = "/var/run/docker.sock"
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 60.0
+_EXEC_POLL_S = 0.02
 _FILE_LIMIT_BYTES = 1 << 20  # of a file read out of a container
 
 
@@ -54,7 +56,7 @@ class EngineRefusedError(EngineError):
 
 
 class Engine:
-    """One Docker engine that answers. Made by `Engine.connect`, given back by `close`.
+    """One Docker engine. Made by `Engine.connect`, given back by `close`.
 
     Every method raises EngineRefusedError where the engine says no, EngineError where it broke
     off or kept silent, and EngineUnavailableError where it is not there any more.
@@ -66,13 +68,27 @@ class Engine:
         self.version = version
 
     @classmethod
-    async def connect(cls) -> Engine:
-        """The engine that DOCKER_HOST, the chosen context or the usual sockets name.
+    async def connect(cls, url: str | None = None) -> Self:
+        """The engine at `url`, or that DOCKER_HOST, the chosen context or the usual sockets name.
 
         Raises EngineUnavailableError, which says what to start, install or change.
         """
+        engine = cls.at(url)
         try:
-            docker = aiodocker.Docker()
+            await engine.greet()
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    @classmethod
+    def at(cls, url: str | None = None) -> Self:
+        """The one there, whether it answers or not; to be greeted before it is asked for anything.
+
+        Raises EngineUnavailableError where nothing says where it is.
+        """
+        try:
+            docker = aiodocker.Docker(url)
         except (AssertionError, TypeError):
             # aiodocker asserts that it found a socket.
             raise _absent(_DEFAULT_SOCKET) from None
@@ -80,22 +96,20 @@ class Engine:
             raise EngineUnavailableError(
                 f"DOCKER_HOST or the Docker context is wrong: {printable(str(error))}"
             ) from None
-        engine = cls(docker, _address(docker), "")
-        try:
-            facts = await engine._json("ask for the engine's version", "GET", "/version")
-            engine.version = str(facts.get("Version", "?"))
-            api = str(facts.get("ApiVersion", "0.0"))
-            if _numbers(api) < OLDEST_API:
-                oldest = ".".join(map(str, OLDEST_API))
-                raise EngineUnavailableError(
-                    f"the Docker engine at {engine.address} is too old: it speaks API "
-                    f"{printable(api, 20)}, lbctl needs {oldest} (Engine 19.03) or newer"
-                )
-        except BaseException:
-            await docker.close()
-            raise
-        docker.api_version = f"v{api}"
-        return engine
+        return cls(docker, _address(docker), "")
+
+    async def greet(self) -> None:
+        """Learn its version, and speak its API from now on. Raises EngineUnavailableError."""
+        facts = await self.about()
+        api = str(facts.get("ApiVersion", "0.0"))
+        if _numbers(api) < OLDEST_API:
+            oldest = ".".join(map(str, OLDEST_API))
+            raise EngineUnavailableError(
+                f"the Docker engine at {self.address} is too old: it speaks API "
+                f"{printable(api, 20)}, lbctl needs {oldest} (Engine 19.03) or newer"
+            )
+        self.version = str(facts.get("Version", "?"))
+        self._docker.api_version = f"v{api}"
 
     @property
     def socket(self) -> str | None:
@@ -108,6 +122,16 @@ class Engine:
     async def close(self) -> None:
         """Close the connections, streams included."""
         await self._docker.close()
+
+    async def about(self) -> Json:
+        """What the engine says of itself."""
+        answer: Json = await self._json("ask for the engine's version", "GET", VERSION_PATH)
+        return answer
+
+    async def info(self) -> Json:
+        """How it is set up, and the machine it runs on."""
+        answer: Json = await self._json("ask for the engine's settings", "GET", "/info")
+        return answer
 
     # Containers
 
@@ -123,6 +147,17 @@ class Engine:
         """Everything about one container."""
         answer: Json = await self._json(
             f"inspect {container}", "GET", f"/containers/{quote(container)}/json"
+        )
+        return answer
+
+    async def stats(self, container: str) -> Json:
+        """What a container uses, at this moment."""
+        answer: Json = await self._json(
+            f"ask what {container} uses",
+            "GET",
+            f"/containers/{quote(container)}/stats",
+            # Without `one-shot` (API 1.41) the engine waits for a second look of its own.
+            params={"stream": "false", "one-shot": "true"},
         )
         return answer
 
@@ -152,6 +187,44 @@ class Engine:
             params={"t": str(math.ceil(grace_s))},
             timeout_s=grace_s + _ANSWER_TIMEOUT_S,
         )
+
+    async def restart(self, container: str, grace_s: float) -> None:
+        """Stop and start a container; one in another's network joins that anew."""
+        await self._json(
+            f"restart {container}",
+            "POST",
+            f"/containers/{quote(container)}/restart",
+            params={"t": str(math.ceil(grace_s))},
+            timeout_s=grace_s + _ANSWER_TIMEOUT_S,
+        )
+
+    async def execute(self, container: str, command: Sequence[str]) -> int:
+        """Run a command in a container, without input or output; returns its exit status."""
+        doing = f"run {command[0]} in {container}"
+        body = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        made = await self._json(doing, "POST", f"/containers/{quote(container)}/exec", body=body)
+        run = f"/exec/{quote(made['Id'])}"
+        async with self._answer(
+            doing, "POST", f"{run}/start", data=b"{}", content_type="application/json"
+        ) as response:
+            await response.read()
+        while True:
+            status = (await self._json(doing, "GET", f"{run}/json"))["ExitCode"]
+            if status is not None:
+                return int(status)
+            await asyncio.sleep(_EXEC_POLL_S)  # it has ended, and the engine is about to know
+
+    async def kill(self, container: str) -> None:
+        """Send a container SIGKILL, as `docker kill`: the engine does not start it again."""
+        await self._json(f"kill {container}", "POST", f"/containers/{quote(container)}/kill")
+
+    async def pause(self, container: str) -> None:
+        """Freeze all processes of a container."""
+        await self._json(f"pause {container}", "POST", f"/containers/{quote(container)}/pause")
+
+    async def unpause(self, container: str) -> None:
+        """Let them go on."""
+        await self._json(f"unpause {container}", "POST", f"/containers/{quote(container)}/unpause")
 
     async def rename(self, container: str, name: str) -> None:
         """Give a container another name."""
@@ -321,11 +394,14 @@ class Engine:
         params: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         data: bytes | None = None,
         content_type: str = "application/x-tar",
+        token: str = "",
         timeout_s: float | None = _ANSWER_TIMEOUT_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         prefix = "" if self._docker.api_version == "auto" else f"/{self._docker.api_version}"
         url = URL(f"{self._docker.docker_host}{prefix}{path}", encoded=True)
         headers = {} if data is None else {"Content-Type": content_type}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
         with _in_words(doing, self.address):
             async with self._docker.session.request(
@@ -343,6 +419,7 @@ class Engine:
         *,
         params: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         body: Json | None = None,
+        token: str = "",
         timeout_s: float = _ANSWER_TIMEOUT_S,
     ) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -353,6 +430,7 @@ class Engine:
             params=params,
             data=data,
             content_type="application/json",
+            token=token,
             timeout_s=timeout_s,
         ) as response:
             raw = await response.read()

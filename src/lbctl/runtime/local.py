@@ -4,7 +4,7 @@ Same configuration template, same admin endpoint, same files as in a container. 
 runs the processes and restarts them, as an engine would; what a backend is stands in its
 directory, so a new controller, or a new supervisor, finds it again.
 
-    backends/NAME/backend.json   who it is
+    backends/NAME/backend.json   who it is, and of which revision
     backends/NAME/nginx.conf
     backends/NAME/nginx.log      what it says
     backends/NAME/www, tmp       the only places it writes to
@@ -25,6 +25,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from lbctl.assets import NginxSite, initial_files, render_nginx
+from lbctl.core.text import printable
 from lbctl.errors import EngineError, LbctlError
 from lbctl.model import Backend, Instance, Phase
 from lbctl.paths import PROGRAM_UID, write_atomically
@@ -32,9 +33,10 @@ from lbctl.ports import Change
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
+    from lbctl.model import Release
     from lbctl.paths import Paths
     from lbctl.ports import ProgramHost
     from lbctl.runtime.nginx import Nginx
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 PUBLIC_PORT = 8080
 ADMIN_PORT = 9000
 _LAST_ADDRESS = 0xFFFE  # of the 16 bits that a project has
+_LOG_TAIL_BYTES = 65_536  # in which the last lines of a log are looked for
+_LINE_LIMIT = 400  # characters of a line that is quoted
 
 
 class LocalRuntime:
@@ -53,7 +57,9 @@ class LocalRuntime:
         self._project = project
         self._paths = paths
         self._host = host
-        self._backends = {backend.name: backend for backend in _saved(paths.backends)}
+        saved = list(_saved(paths.backends))
+        self._backends = {backend.name: backend for backend, _ in saved}
+        self._revisions = {backend.id: revision for backend, revision in saved}
         self._starting: set[str] = set()  # ids: made, not yet asked of the host
         self._stopping: set[str] = set()  # ids: on their way out, process gone or not
 
@@ -65,7 +71,7 @@ class LocalRuntime:
         missing = [backend for backend in self._backends.values() if backend.name not in running]
         await asyncio.gather(*(self._run(backend) for backend in missing))
 
-    async def start(self, count: int) -> list[str]:
+    async def start(self, count: int, release: Release) -> list[str]:
         names, addresses = self._free_names(), self._free_addresses()
         self._paths.backends.mkdir(mode=0o711, parents=True, exist_ok=True)
         made: list[Backend] = []
@@ -74,6 +80,7 @@ class LocalRuntime:
                 backend = Backend(secrets.token_hex(6), next(names), next(addresses))
                 made.append(backend)
                 self._backends[backend.name] = backend
+                self._revisions[backend.id] = release.revision
                 self._starting.add(backend.id)
                 self._lay_out(backend)
             await asyncio.gather(*(self._run(backend) for backend in made))
@@ -94,13 +101,20 @@ class LocalRuntime:
             await self._host.stop(backend.name, signal.SIGQUIT, grace_s)
             shutil.rmtree(self._directory(backend), ignore_errors=True)
             self._backends.pop(backend.name, None)
+            self._revisions.pop(instance_id, None)
         finally:
             self._stopping.discard(instance_id)
 
     async def list(self) -> list[Instance]:
         running = {program.name for program in self._host.programs() if program.pid}
         return [
-            Instance(backend.id, backend.name, self._phase(backend, running), backend)
+            Instance(
+                backend.id,
+                backend.name,
+                self._phase(backend, running),
+                backend,
+                revision=self._revisions[backend.id],
+            )
             for backend in self._backends.values()
             if backend.id not in self._starting
         ]
@@ -109,6 +123,18 @@ class LocalRuntime:
         if backend.id in self._stopping:
             return Phase.STOPPING
         return Phase.RUNNING if backend.name in running else Phase.EXITED
+
+    async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:
+        backend = next((one for one in self._backends.values() if one.id == instance_id), None)
+        if backend is None:
+            return []
+        try:
+            with (self._directory(backend) / "nginx.log").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError as error:
+            raise EngineError(f"cannot read the log of {backend.name}: {error.strerror}") from None
+        return [printable(line, _LINE_LIMIT) for line in text.splitlines()[-count:]]
 
     async def watch(self) -> AsyncIterator[Change]:
         known: dict[str, int] | None = None
@@ -156,7 +182,9 @@ class LocalRuntime:
             written[-1].write_bytes(data)
         log.touch()
         (directory / "nginx.conf").write_text(render_nginx(site), encoding="utf-8")
-        document = json.dumps(dataclasses.asdict(backend))
+        document = json.dumps(
+            {"backend": dataclasses.asdict(backend), "revision": self._revisions[backend.id]}
+        )
         write_atomically(directory / "backend.json", document.encode())
         if os.geteuid() == 0:
             for path in written:
@@ -210,9 +238,11 @@ def _is_free(address: str) -> bool:
     return True
 
 
-def _saved(directory: Path) -> Iterator[Backend]:
+def _saved(directory: Path) -> Iterator[tuple[Backend, int]]:
+    """Each backend with its revision."""
     for file in sorted(directory.glob("*/backend.json")):
         try:
-            yield Backend(**json.loads(file.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            document = json.loads(file.read_bytes())
+            yield Backend(**document["backend"]), int(document["revision"])
+        except (OSError, ValueError, TypeError, KeyError):
             shutil.rmtree(file.parent, ignore_errors=True)  # half made when its maker died

@@ -23,9 +23,13 @@ _INSTALL: Final = (
 )
 
 
+_MODULES: Final = ("http_dav", "http_secure_link")
+"""What nginx.conf.template uses of what is not in every nginx."""
+
+
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """An nginx with the WebDAV module."""
+    """An nginx with the modules that a backend needs."""
 
     program: str
     version: str
@@ -34,7 +38,7 @@ class Nginx:
 def find_nginx() -> Nginx:
     """The first nginx on PATH, or in the usual places beside it.
 
-    Raises MachineError where there is none, or it lacks http_dav; the second line is the
+    Raises MachineError where there is none, or it lacks a module; the second line is the
     command that installs one.
     """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_ALSO))
@@ -47,8 +51,12 @@ def find_nginx() -> Nginx:
         ).stderr
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"{program} does not run: {error}") from None
-    if "http_dav_module" not in told:
-        raise MachineError(f"{program} is built without http_dav\n{install_command()}")
+    for module in _MODULES:
+        if f"{module}_module" not in told:
+            command = install_command()
+            if module == "http_secure_link":  # Debian had it in this package alone, until 12
+                command = command.replace("nginx-light", "nginx-extras")
+            raise MachineError(f"{program} is built without {module}\n{command}")
     version = _VERSION.search(told)
     return Nginx(program, version[1] if version else "?")
 
@@ -59,4 +67,4 @@ def install_command() -> str:
     for manager, command in _INSTALL:
         if shutil.which(manager):
             return f"install one: {prefix}{command}"
-    return "install one that has the http_dav module"
+    return f"install one that has the modules {' and '.join(_MODULES)}"

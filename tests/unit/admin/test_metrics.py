@@ -1,16 +1,24 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
+from datetime import timedelta
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lbctl.admin.metrics import LbCollector, registry
-from lbctl.model import DURATION_BUCKETS_S, ControlStats, State
+from lbctl.model import (
+    DURATION_BUCKETS_S,
+    Certificate,
+    ControlStats,
+    GuardCounts,
+    Process,
+    State,
+)
+from tests.support.promtool import promtool
 from tests.unit.admin.fakes import (
     BUCKETS,
+    WHEN,
     FakeFleet,
     FakeTraffic,
     backend_status,
@@ -49,6 +57,8 @@ def full() -> tuple[FakeFleet, FakeTraffic, ControlStats]:
         id_h=traffic(HOSTILE, ok=1),
     )
     counted.refused = {"bad_length": 4}
+    counted.lost_lines = 12
+    counted.shown = [Certificate("shop", (), 1, 1_800_000_000), Certificate(HOSTILE, (), 1, 2)]
     counted.connections = {"downstream": 9, "upstream": 3}
     stats = synced_stats()
     stats.events.update({"start": 2, HOSTILE: 1})
@@ -58,6 +68,12 @@ def full() -> tuple[FakeFleet, FakeTraffic, ControlStats]:
     stats.publish_failures["b-2"] = 3
     stats.ejections["b-2", "connect"] = 1
     return fleet, counted, stats
+
+
+def test_when_certificates_expire() -> None:
+    found = samples(scrape(*full()))
+    series = "lbctl_tls_certificate_expiry_timestamp_seconds"
+    assert found[series, (("name", "shop"),)] == 1_800_000_000
 
 
 def test_every_name_of_the_contract_and_its_value() -> None:
@@ -80,6 +96,7 @@ def test_every_name_of_the_contract_and_its_value() -> None:
     assert value("lbctl_retries_total", backend="b-1", reason="connect") == 3
     assert value("lbctl_retries_total", backend="b-1", reason="stale") == 1
     assert value("lbctl_refused_total", reason="bad_length") == 4
+    assert value("lbctl_access_log_lines_lost_total") == 12
     assert value("lbctl_ejections_total", backend="b-2", reason="connect") == 1
     assert value("lbctl_membership_generation") == 7
     assert value("lbctl_published_generation", backend="b-2") == 6
@@ -91,6 +108,7 @@ def test_every_name_of_the_contract_and_its_value() -> None:
     assert value("lbctl_discovery_age_seconds") == pytest.approx(42.5)
     assert value("lbctl_docker_events_total", action="start") == 2
     assert value("lbctl_worker_up", worker="worker-1") == 1
+    assert value("lbctl_process_start_time_seconds", process="worker-1") == WHEN.timestamp()
     assert value("lbctl_build_info", version="1.2.3") == 1
 
 
@@ -129,6 +147,24 @@ def test_a_worker_that_is_gone_reads_zero() -> None:
     assert samples(generate_latest(own).decode())[key] == 0
 
 
+def test_a_worker_that_drains_hides_not_who_took_its_place() -> None:
+    counted = FakeTraffic()
+    counted.running.append(Process("draining", "worker-1", 16, 0, WHEN - timedelta(hours=1)))
+    found = samples(scrape(FakeFleet(), counted, synced_stats()))
+    series = "lbctl_process_start_time_seconds"
+    assert found[series, (("process", "worker-1"),)] == WHEN.timestamp()
+
+
+def test_what_the_guard_counted_where_there_is_one() -> None:
+    assert "lbctl_guard" not in scrape(FakeFleet(), FakeTraffic(), ControlStats())
+    stats = ControlStats(guard=GuardCounts(7, {"path": 2, "body": 1}))
+    found = samples(scrape(FakeFleet(), FakeTraffic(), stats))
+    assert found["lbctl_guard_requests_total", ()] == 7
+    assert found["lbctl_guard_refused_total", (("reason", "path"),)] == 2
+    assert found["lbctl_guard_refused_total", (("reason", "body"),)] == 1
+    assert found["lbctl_guard_refused_total", (("reason", "container"),)] == 0
+
+
 def test_two_backends_of_one_name_are_one_series() -> None:
     fleet = FakeFleet(
         backend_status("b", id_="old", state=State.DRAINING), backend_status("b", id_="new")
@@ -149,11 +185,7 @@ def test_buckets_are_cumulative() -> None:
     assert found[name, (("backend", "a"), ("le", "+Inf"))] == sum(counts)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH")
 @pytest.mark.parametrize("empty", [False, True])
 def test_promtool_finds_nothing(empty: bool) -> None:
     text = scrape(FakeFleet(), FakeTraffic(), ControlStats()) if empty else scrape(*full())
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert promtool("check", "metrics", given=text) == ""

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import bisect
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl.admin.rates import IDLE, RateWindow, quantile
-from lbctl.model import DURATION_BUCKETS_S, TrafficTotals
+import lbctl
+from lbctl.admin.rates import IDLE, UNSERVED, Rate, RateWindow, quantile
+from lbctl.model import DURATION_BUCKETS_S, BackendTraffic, TrafficTotals
 from tests.unit.admin.fakes import BUCKETS, traffic
 
 DURATIONS = st.lists(st.floats(0, 60, allow_nan=False), min_size=1, max_size=300)
@@ -88,3 +91,71 @@ def test_an_idle_backend_has_no_p99() -> None:
     window = RateWindow()
     window.observe(0, totals(a=5))
     assert window.rates(3, totals(a=5))["a"] == IDLE
+
+
+def failing(name: str, *, ok: int, failed: int) -> BackendTraffic:
+    return replace(traffic(name, ok=ok + failed), codes=(0, ok, 0, 0, failed))
+
+
+def test_errors_are_the_share_of_5xx() -> None:
+    window = RateWindow()
+    window.observe(0, TrafficTotals({"a": failing("a", ok=10, failed=10)}, {}, {}))
+    rate = window.rates(2, TrafficTotals({"a": failing("a", ok=40, failed=20)}, {}, {}))["a"]
+    assert rate.error_ratio == pytest.approx(0.25)
+    assert rate.requests_per_second == pytest.approx(20)
+
+
+def test_p50_lies_below_p99() -> None:
+    buckets = [90, 0, 0, 10, *[0] * (BUCKETS - 4)]
+    window = RateWindow()
+    window.observe(0, totals(a=0))
+    now = TrafficTotals({"a": traffic("a", ok=100, buckets=buckets)}, {}, {})
+    rate = window.rates(1, now)["a"]
+    assert rate.p50_s is not None
+    assert rate.p99_s is not None
+    assert rate.p50_s <= DURATION_BUCKETS_S[0]
+    assert DURATION_BUCKETS_S[2] < rate.p99_s <= DURATION_BUCKETS_S[3]
+
+
+def test_overall_is_all_backends_together() -> None:
+    window = RateWindow()
+    window.observe(0, TrafficTotals({"a": traffic("a"), "b": traffic("b")}, {}, {}))
+    slow = [0] * (BUCKETS - 1) + [50]
+    now = TrafficTotals(
+        {"a": failing("a", ok=140, failed=10), "b": traffic("b", ok=50, buckets=slow)}, {}, {}
+    )
+    rate = window.overall(2, now)
+    assert rate.requests_per_second == pytest.approx(100)
+    assert rate.error_ratio == pytest.approx(0.05)
+    assert rate.p50_s is not None
+    assert rate.p50_s <= DURATION_BUCKETS_S[0]
+    assert rate.p99_s == DURATION_BUCKETS_S[-1]
+
+
+def test_overall_counts_what_no_backend_answered() -> None:
+    window = RateWindow()
+    window.observe(0, TrafficTotals({}, {"no_backend": 5, "head_timeout": 1}, {}))
+    now = TrafficTotals({}, {"no_backend": 25, "head_timeout": 90}, {})
+    rate = window.overall(2, now)
+    assert rate == Rate(10, None, None, 1)
+    assert window.overall(2, TrafficTotals({}, {"no_backend": 5}, {})) == IDLE
+
+
+def test_overall_takes_no_newcomer_s_history_for_a_burst() -> None:
+    window = RateWindow()
+    window.observe(0, totals(a=10))
+    rate = window.overall(1, totals(a=20, b=1_000_000))
+    assert rate.requests_per_second == pytest.approx(10)
+
+
+def test_overall_of_nothing() -> None:
+    assert RateWindow().overall(1, totals(a=5)) == IDLE
+
+
+def test_reasons_for_which_nobody_was_served_are_the_proxy_s_own() -> None:
+    source = "".join(
+        file.read_text(encoding="utf-8")
+        for directory in ("proxy", "core")
+        for file in (Path(lbctl.__file__).parent / directory).glob("*.py")
+    )
+    assert [reason for reason in UNSERVED if f'"{reason}"' not in source] == []

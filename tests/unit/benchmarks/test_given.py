@@ -6,7 +6,7 @@ import pytest
 from benchmarks import given
 
 from lbctl.errors import EngineError, UsageError
-from lbctl.model import Phase
+from lbctl.model import Phase, Release
 from lbctl.ports import Change
 from tests.support.deadlines import scaled
 
@@ -37,7 +37,7 @@ async def test_they_run_always_and_nothing_ever_happens_to_them() -> None:
 async def test_neither_more_nor_fewer_can_be_had() -> None:
     runtime = given.GivenRuntime([])
     with pytest.raises(EngineError):
-        await runtime.start(1)
+        await runtime.start(1, Release())
     with pytest.raises(EngineError):
         await runtime.stop("backend-1", 1.0)
 

@@ -9,7 +9,8 @@ import asyncio
 import io
 import socket
 import threading
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -21,8 +22,12 @@ from lbctl.cli.screen import Screen, console
 from lbctl.cli.session import Session
 from lbctl.deploy import Address, FoundStack, Progress, StackOptions
 from lbctl.errors import EngineUnavailableError, LbctlError, OperationError
+from lbctl.model import Process, Rollout, RolloutState, State, TrafficTotals
 from tests.unit.admin.fakes import (
     FakeFleet,
+    FakeJournal,
+    FakeReloader,
+    FakeRotator,
     FakeScaler,
     FakeTraffic,
     backend_status,
@@ -39,17 +44,48 @@ NO_ENGINE = "no Docker engine: there is no /var/run/docker.sock\ninstall one"
 
 
 class FleetScaler(FakeScaler):
-    """Has what was wished for at once."""
+    """Has what was wished for at once. A rollout is under way when it is asked for, and has
+    ended as `ends` says, or as `then`, when somebody looks again.
+    """
 
     def __init__(self, fleet: FakeFleet) -> None:
         super().__init__()
         self._fleet = fleet
         self.wishes: list[int] = []
+        self.drains = 0  # so many of those that are wished for are out by hand
+        self.asked: list[tuple[str, int]] = []  # image and batch of each rollout
+        self.ends = RolloutState.DONE
+        self.message = ""
+        self.then: Rollout | None = None
+        self._now: Rollout | None = None
+
+    @property
+    def rollout(self) -> Rollout | None:
+        now = self._now
+        if self.then is not None:
+            self._now, self.then = self.then, None
+        return now
+
+    @rollout.setter
+    def rollout(self, now: Rollout | None) -> None:
+        self._now = now
+
+    async def roll_out(self, image: str, batch: int) -> Rollout:
+        begun = await super().roll_out(image, batch)
+        self.asked.append((image, batch))
+        replaced = begun.total if self.ends is RolloutState.DONE else 0
+        self.rollout = replace(begun, state=self.ends, replaced=replaced, message=self.message)
+        return begun
 
     async def scale(self, replicas: int) -> None:
         self.wishes.append(replicas)
         await super().scale(replicas)
-        self._fleet.rows = [backend_status(f"b-{number}") for number in range(1, replicas + 1)]
+        self._fleet.rows = [
+            backend_status(
+                f"b-{number}", state=State.DRAINING if number <= self.drains else State.UP
+            )
+            for number in range(1, replicas + 1)
+        ]
 
 
 class Lb:
@@ -58,6 +94,10 @@ class Lb:
     def __init__(self) -> None:
         self.fleet = FakeFleet()
         self.scaler = FleetScaler(self.fleet)
+        self.reloader = FakeReloader()
+        self.rotator = FakeRotator()
+        self.counted = FakeTraffic()
+        self.journal = FakeJournal()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -66,6 +106,19 @@ class Lb:
         self.admin = Address(*self._admin.getsockname())
         self.traffic = Address(*self._traffic.getsockname())
         self._do(self._start())
+
+    def processes(self, running: list[Process]) -> None:
+        """These are the lb's from now on."""
+        self.counted.running = running
+
+    def stall(self) -> None:
+        """Take a while for every answer: what the admin port asks for is not at hand."""
+
+        def slow() -> TrafficTotals:
+            time.sleep(0.5)
+            return FakeTraffic().totals()
+
+        self.counted.totals = slow  # type: ignore[method-assign]
 
     def close(self) -> None:
         self._do(self._stop())
@@ -80,7 +133,15 @@ class Lb:
         facts = Facts("shop", "local", "1.2.3", "127.0.0.1:8080", "127.0.0.1:9900")
         access = Access(lambda: TOKEN, lambda: LOOPBACK)
         self._server = AdminServer(
-            self.fleet, FakeTraffic(), self.scaler, synced_stats(), facts, access
+            self.fleet,
+            self.counted,
+            self.scaler,
+            self.reloader,
+            self.rotator,
+            synced_stats(),
+            facts,
+            access,
+            journal=self.journal,
         )
         await self._server.start(self._admin)
 
@@ -112,6 +173,7 @@ class FakeStack:
         self.error: LbctlError | None = None
         self.options: list[StackOptions] = []
         self.lines = ["lb | started", "lb | \x1b[31mred\x1b[0m\x07"]
+        self.fetched: list[str] = []
         self.opened = self.closed = 0
 
     async def find(self) -> FoundStack | None:
@@ -126,10 +188,23 @@ class FakeStack:
         self.there = self.running = True
         return self._found()
 
+    async def upgrade(self, options: StackOptions, progress: Progress) -> FoundStack:
+        if self.error is not None:
+            raise self.error
+        progress.note("replacing shop-lb-a")
+        self.options.append(options)
+        return self._found()
+
     async def down(self, progress: Progress) -> bool:
         progress.note("stopping")
         was, self.there = self.there, False
         return was
+
+    async def fetch(self, image: str, progress: Progress) -> None:
+        if self.error is not None:
+            raise self.error
+        progress.note(f"pulling {image}")
+        self.fetched.append(image)
 
     async def admin_token(self) -> str:
         if not self.there:

@@ -30,6 +30,8 @@ from tests.unit.admin.fakes import backend_status
 from tests.unit.cli.machine import NO_ENGINE, Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lbctl.config import Config
 
 SOURCES = Path(lbctl.__file__).parents[1]
@@ -341,7 +343,8 @@ def test_serve_is_the_supervisor(
 ) -> None:
     told: list[tuple[Config, paths.Paths]] = []
 
-    def main(config: Config, where: paths.Paths) -> int:
+    def main(config: Config, where: paths.Paths, reread: Callable[[], Config], lb: str) -> int:
+        assert (reread(), lb) == (config, "")
         told.append((config, where))
         return 7
 

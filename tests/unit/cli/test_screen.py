@@ -41,6 +41,20 @@ def test_steps_in_a_pipe_are_plain_lines() -> None:
     assert err.getvalue() == "building lbctl-nginx\n"
 
 
+def test_how_much_is_done_is_a_bar_on_a_terminal_and_a_text_elsewhere() -> None:
+    drawn = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    terminal = Console(file=drawn, force_terminal=True, width=80, color_system=None, markup=False)
+    with Screen(console(io.StringIO()), terminal).steps("backends") as steps:
+        steps.part(1, 4, "1 of 4")
+        assert steps._spinner is not None
+        (shown,) = {str(steps._spinner.renderable.text)}
+    assert shown == "backends  " + "━" * 6 + "╌" * 18 + "  1 of 4"
+    screen, _, err = screens()
+    with screen.steps("backends") as steps:
+        steps.part(1, 0, "1 of 0")
+    assert err.getvalue() == ""
+
+
 def test_steps_on_a_terminal_keep_the_notes() -> None:
     err = io.StringIO()
     terminal = Console(file=err, force_terminal=True, width=60, markup=False)

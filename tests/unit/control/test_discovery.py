@@ -69,6 +69,22 @@ async def test_subscribes_then_lists() -> None:
         assert it.stats.discovery_synced_monotonic_s is not None
 
 
+async def test_why_nothing_is_seen_is_told_until_a_list_comes() -> None:
+    runtime = FakeRuntime(running("a"))
+    runtime.list_error = EngineError("no guard answers\nit starts again by itself")
+    async with discovering(runtime) as it:
+        await eventually(lambda: it.stats.discovery_problem == "no guard answers")
+        assert it.deliveries.lists == []
+        runtime.list_error = None
+        await eventually(lambda: it.deliveries.last)
+        assert it.stats.discovery_problem == ""
+        runtime.may_subscribe.clear()
+        runtime.cut()
+        await eventually(lambda: it.stats.discovery_problem == "it ended")
+        runtime.may_subscribe.set()
+        await eventually(lambda: it.stats.discovery_problem == "")
+
+
 async def test_a_hint_brings_a_new_list_and_is_counted() -> None:
     runtime = FakeRuntime(running("a"))
     async with discovering(runtime) as it:
@@ -114,7 +130,7 @@ async def test_one_that_died_is_out_even_if_the_list_is_late() -> None:
     async with discovering(runtime) as it:
         await eventually(lambda: it.deliveries.last)
         runtime.emit("die", "a")
-        await eventually(lambda: it.deliveries.last == {"a": Phase.STOPPING})
+        await eventually(lambda: it.deliveries.last == {"a": Phase.EXITED})
         # No further event comes: the look after the burst finds it.
         runtime.instances.clear()
         await eventually(lambda: it.deliveries.lists[-1] == {})
@@ -141,7 +157,7 @@ async def test_one_that_starts_again_runs_again() -> None:
         runtime.emit("start", "a")
         await eventually(lambda: len(it.deliveries.lists) >= 3)
         phases = [seen["a"] for seen in it.deliveries.lists]
-        assert phases[:2] == [Phase.RUNNING, Phase.STOPPING]  # so that it counts as a new one
+        assert phases[:2] == [Phase.RUNNING, Phase.EXITED]  # so that it counts as a new one
         assert phases[-1] is Phase.RUNNING
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from lbctl.control.http import PROBE_BODY_LIMIT_BYTES, HttpListWriter, HttpProbe
+from lbctl.config import Health
+from lbctl.control.http import HttpListWriter, HttpProbe
 from lbctl.core.iplist import render_json, render_text
+from lbctl.core.probing import BODY_LIMIT_BYTES
 from lbctl.errors import OperationError
 from lbctl.model import Backend, Member, Membership
 from tests.support.deadlines import scaled
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
-TOKEN = "0123456789abcdef" * 4
+TOKEN = "0123456789abcdef" * 4 + "." + "x" * 22
 LIST = Membership(7, AT, (Member(Backend("a", "one", "10.0.0.1"), AT),))
 
 
-def backend(port: int, admin_port: int = 1, path: str = "/healthz") -> Backend:
+def backend(port: int, admin_port: int = 1, path: str = "") -> Backend:
     return Backend("a", "one", "127.0.0.1", port, admin_port, probe_path=path)
 
 
@@ -70,14 +72,14 @@ async def application(
 
 @pytest.fixture
 async def probe() -> AsyncIterator[HttpProbe]:
-    it = HttpProbe(timeout_s=scaled(0.3))
+    it = HttpProbe(Health(probe_timeout_s=scaled(0.3)))
     yield it
     await it.close()
 
 
 @pytest.fixture
 async def writer() -> AsyncIterator[HttpListWriter]:
-    it = HttpListWriter(timeout_s=scaled(0.3), token=lambda: TOKEN + "\n")
+    it = HttpListWriter(timeout_s=scaled(0.3), token=lambda backend: f"{TOKEN}{backend.id}")
     yield it
     await it.close()
 
@@ -94,9 +96,12 @@ def closed_port() -> int:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", ""),
         (b"HTTP/1.1 204 No Content\r\n\r\n", ""),
         (b"HTTP/1.0 200 OK\r\n\r\nok", ""),
-        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "answered 503"),
-        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "answered 404"),
-        (b"HTTP/1.1 302 F\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "answered 302"),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "answered 503, not 200-299"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", "answered 404, not 200-299"),
+        (
+            b"HTTP/1.1 302 F\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+            "answered 302, not 200-299",
+        ),
         (b"", "closed the connection without an answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "answered something that is not HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", "broke off its answer"),
@@ -122,7 +127,7 @@ async def test_one_that_hangs_is_given_up(probe: HttpProbe, answer: bytes) -> No
 
 async def test_an_endless_answer_is_read_no_further_than_the_limit(probe: HttpProbe) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"
-    async with raw_server(head + b"x" * PROBE_BODY_LIMIT_BYTES, keep_open=True) as port:
+    async with raw_server(head + b"x" * BODY_LIMIT_BYTES, keep_open=True) as port:
         assert (await probe(backend(port))).passed
 
 
@@ -142,6 +147,43 @@ async def test_every_probe_is_a_fresh_connection_to_the_path_as_given(probe: Htt
     assert targets == ["/a%2Fb?deep=1"] * 3
 
 
+async def test_a_probe_asks_and_expects_what_the_settings_say() -> None:
+    asked = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append((request.raw_path, request.headers["Host"], request.headers["X-Check"]))
+        return web.Response(status=204 if request.path == "/empty" else 401, text="who are you?")
+
+    probe = HttpProbe(
+        Health(
+            probe_timeout_s=scaled(1),
+            probe_path="/status",
+            probe_status="401, 204",
+            probe_body="who",
+            probe_headers="Host: site.example; X-Check: 1",
+        )
+    )
+    try:
+        async with application(handler) as port:
+            assert (await probe(backend(port))).passed
+            labelled = await probe(backend(port, path="/empty"))
+    finally:
+        await probe.close()
+    assert asked == [("/status", "site.example", "1"), ("/empty", "site.example", "1")]
+    assert labelled.error == 'answered 204 without "who" in its first 65536 bytes'
+
+
+async def test_a_text_past_the_limit_is_not_found() -> None:
+    probe = HttpProbe(Health(probe_timeout_s=scaled(1), probe_body="needle"))
+    body = b"x" * BODY_LIMIT_BYTES + b"needle"
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    try:
+        async with raw_server(head + body) as port:
+            assert "without" in (await probe(backend(port))).error
+    finally:
+        await probe.close()
+
+
 async def test_a_write_puts_both_files_with_the_token_on_one_connection(
     writer: HttpListWriter,
 ) -> None:
@@ -157,8 +199,8 @@ async def test_a_write_puts_both_files_with_the_token_on_one_connection(
     async with application(handler) as port:
         await writer.write(backend(1, port), LIST)
     assert seen == [
-        ("PUT", "/ips.json", f"Bearer {TOKEN}", render_json(LIST)),
-        ("PUT", "/ips.txt", f"Bearer {TOKEN}", render_text(LIST)),
+        ("PUT", "/ips.json", f"Bearer {TOKEN}a", render_json(LIST)),
+        ("PUT", "/ips.txt", f"Bearer {TOKEN}a", render_text(LIST)),
     ]
     assert len(peers) == 1
 
@@ -166,7 +208,11 @@ async def test_a_write_puts_both_files_with_the_token_on_one_connection(
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (401, "it refused the token"),
+        (
+            401,
+            "it refused its token: mount the project's token volume at /run/lbctl, "
+            "and use an image of this version",
+        ),
         (404, "it answered 404 to PUT /ips.json"),
         (200, "it answered 200 to PUT /ips.json"),
         (507, "it answered 507 to PUT /ips.json"),
@@ -197,27 +243,17 @@ async def test_a_write_that_hangs(writer: HttpListWriter) -> None:
             await writer.write(backend(1, port), LIST)
 
 
-def missing() -> str:
-    raise FileNotFoundError(2, "No such file or directory")
+async def test_without_a_token_nothing_is_sent() -> None:
+    def refuse(asked: Backend) -> str:
+        raise OperationError(f"its token cannot be made known to {asked.name}")
 
-
-@pytest.mark.parametrize(
-    ("token", "reason"),
-    [
-        (missing, "there is no token to send: No such file or directory"),
-        (lambda: "", "the token file does not hold 64 hex digits"),
-        (lambda: "x" * 64, "the token file does not hold 64 hex digits"),
-        (lambda: TOKEN + "\r\nX-Smuggled: 1", "the token file does not hold 64 hex digits"),
-    ],
-)
-async def test_without_a_token_nothing_is_sent(token: Callable[[], str], reason: str) -> None:
-    writer = HttpListWriter(1.0, token)
+    writer = HttpListWriter(1.0, refuse)
     try:
         with pytest.raises(OperationError) as caught:
             await writer.write(backend(1, closed_port()), LIST)
     finally:
         await writer.close()
-    assert str(caught.value) == reason
+    assert str(caught.value) == "its token cannot be made known to one"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,27 @@ async def test_no_more_than_its_share_at_a_time(harness: Harness) -> None:
     assert sum(generation == 1 for _, generation in harness.writer.writes) == 2
 
 
+async def test_rewriting_writes_the_same_list_to_all_again(harness: Harness) -> None:
+    harness.publisher.publish(listing(1, "ab"), targets("ab"))
+    await eventually(lambda: len(harness.taken) == 2)
+    progress = harness.publisher.rewrite()
+    assert progress() == (0, [("a", "not written to yet"), ("b", "not written to yet")])
+    await eventually(lambda: progress() == (2, []))
+    assert sorted(harness.writer.writes) == [("a", 1)] * 2 + [("b", 1)] * 2
+    harness.publisher.publish(listing(2, "b"), targets("b"))
+    assert progress()[1] == []
+
+
+async def test_who_left_meanwhile_is_not_waited_for(harness: Harness) -> None:
+    harness.publisher.publish(listing(1, "ab"), targets("ab"))
+    await eventually(lambda: len(harness.taken) == 2)
+    harness.writer.gates["a"] = asyncio.Event()
+    progress = harness.publisher.rewrite()
+    await eventually(lambda: progress() == (1, [("a", "not written to yet")]))
+    harness.publisher.publish(listing(2, "b"), targets("b"))
+    assert progress() == (1, [])
+
+
 async def test_a_failure_is_told_and_tried_again(harness: Harness) -> None:
     harness.writer.failing["a"] = "it refused the token"
     harness.publisher.publish(listing(1, "ab"), targets("ab"))

@@ -12,7 +12,7 @@ import pytest
 
 from lbctl.config import Control, Health
 from lbctl.control.reconciler import Reconciler
-from lbctl.model import ControlStats, Phase, State
+from lbctl.model import ControlStats, EngineHealth, Failure, Phase, State
 from tests.support.deadlines import eventually
 from tests.support.fakes import FakeProbe, FakeRoutes, FakeWriter, MemoryStore, running
 
@@ -26,12 +26,12 @@ CONTROL = Control(publish_retry_min_s=0.01, publish_retry_max_s=0.05)
 
 
 class Harness:
-    def __init__(self, store: MemoryStore | None = None) -> None:
+    def __init__(self, store: MemoryStore | None = None, health: Health = HEALTH) -> None:
         self.probe, self.writer, self.routes = FakeProbe(), FakeWriter(), FakeRoutes()
         self.store = store or MemoryStore()
         self.stats = ControlStats()
         self.reconciler = Reconciler(
-            HEALTH,
+            health,
             CONTROL,
             probe=self.probe,
             writer=self.writer,
@@ -56,8 +56,10 @@ class Harness:
 
 
 @asynccontextmanager
-async def reconciling(store: MemoryStore | None = None) -> AsyncIterator[Harness]:
-    it = Harness(store)
+async def reconciling(
+    store: MemoryStore | None = None, health: Health = HEALTH
+) -> AsyncIterator[Harness]:
+    it = Harness(store, health)
     task = asyncio.create_task(it.reconciler.run())
     try:
         yield it
@@ -83,6 +85,21 @@ async def test_nothing_is_said_before_the_runtime_was_listed() -> None:
         assert (it.routes.snapshots, it.writer.writes, it.store.saves) == ([], [], 0)
 
 
+async def test_what_was_saved_goes_on_while_the_runtime_says_nothing() -> None:
+    async with reconciling() as before:
+        await before.up("a", "b")
+    async with reconciling(store=before.store) as it:
+        it.reconciler.presume()
+        assert not it.reconciler.observed
+        assert it.routes.routed == ["a", "b"]
+        await eventually(lambda: {"a", "b"} <= it.writer.held.keys() & it.probe.counts.keys())
+        it.probe.failing["a"] = "answered 503"
+        await it.routed("b")
+        await eventually(lambda: it.writer.ips("b") == ["10.0.0.98"])
+        it.observe(running("b"), running("c"))
+        await it.routed("b", "c")
+
+
 async def test_one_that_leaves_is_unrouted_before_the_call_returns() -> None:
     async with reconciling() as it:
         await it.up("a", "b")
@@ -100,6 +117,16 @@ async def test_drain_and_undrain() -> None:
         assert it.reconciler.backends()[0].reason == "drained by hand"
         it.reconciler.undrain(["a"])
         await it.routed("a", "c")
+
+
+async def test_who_is_let_in_again_does_not_wait_for_the_next_check() -> None:
+    rarely = Health(probe_interval_s=60, first_probe_interval_s=0.01)
+    async with reconciling(health=rarely) as it:
+        await it.up("a", "b")
+        it.reconciler.drain(["a"], "by hand")
+        await it.routed("b")
+        it.reconciler.undrain(["a"])
+        await it.routed("a", "b")
 
 
 async def test_one_that_fails_its_checks_leaves_and_comes_back() -> None:
@@ -130,6 +157,73 @@ async def test_suspicion_brings_the_next_check_forward() -> None:
         before = it.probe.counts["a"]
         it.reconciler.suspect("a")
         await eventually(lambda: it.probe.counts["a"] > before)
+
+
+async def test_one_that_requests_fail_on_is_ejected_before_the_call_returns_and_counted() -> None:
+    async with reconciling() as it:
+        await it.up("a", "b")
+        it.reconciler.failing("a", Failure.CONNECT)
+        assert it.routes.routed == ["b"]
+        assert it.states()["a"] is State.EJECTED
+        assert it.stats.ejections == {("a", "connect"): 1}
+        await it.routed("a", "b")  # its checks pass
+        it.reconciler.failing("a", Failure.ANSWER)
+        assert it.stats.ejections["a", "5xx"] == 1
+
+
+async def test_what_the_settings_say_of_ejections_is_heeded() -> None:
+    health = Health(
+        probe_interval_s=60,
+        eject_failures=7,
+        eject_base_s=0.1,
+        eject_limit_s=0.15,
+        eject_floor_percent=0,
+    )
+    async with reconciling(health=health) as it:
+        await it.up("a", "b")
+        it.reconciler.failing("a", Failure.ANSWER)
+        reason = it.reconciler.backends()[0].reason
+        assert reason == "ejected for 0.1 s: 7 requests in a row failed (5xx)"
+        await it.routed("a", "b")
+        it.reconciler.failing("a", Failure.ANSWER)
+        assert it.reconciler.backends()[0].reason.startswith("ejected for 0.15 s")
+        assert it.routes.routed == ["b"]
+
+
+async def test_an_ejection_ends_on_time_though_nothing_else_happens() -> None:
+    """No check is due for a minute, and no list is acknowledged by those that take none."""
+    health = Health(probe_interval_s=60, eject_base_s=0.1)
+    async with reconciling(health=health) as it:
+        strangers = [running(name) for name in "ab"]
+        for number, one in enumerate(strangers):
+            assert one.backend is not None
+            strangers[number] = replace(one, backend=replace(one.backend, publish=False))
+        it.observe(*strangers)
+        await it.routed("a", "b")
+        it.reconciler.failing("a", Failure.ANSWER)
+        assert it.routes.routed == ["b"]
+        await it.routed("a", "b")
+
+
+async def test_if_nobody_is_fit_all_are_served_and_the_log_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with reconciling() as it:
+        await it.up("a", "b")
+        sick = [running(name, health=EngineHealth.UNHEALTHY) for name in "ab"]
+        it.observe(*sick)
+        it.observe(*sick)
+        assert it.routes.routed == ["a", "b"]
+        it.observe(running("a"), sick[1])
+        assert it.routes.routed == ["a"]
+        it.observe(running("a"), running("b"))
+        await it.routed("a", "b")
+    said = [message for message in caplog.messages if "fit" in message]
+    assert said == [
+        "no backend is fit: all that ever were, and still run, are served",
+        "backends that are not fit are not served any more",
+    ]
 
 
 async def test_a_new_controller_goes_on_where_the_last_ended() -> None:

@@ -18,6 +18,7 @@ from lbctl.model import (
     Backend,
     BackendStatus,
     EngineHealth,
+    Failure,
     Instance,
     Member,
     Membership,
@@ -65,6 +66,18 @@ class Driver:
     def probe(self, *names: str, result: ProbeResult = PASSED) -> None:
         for name in names:
             self.rotation.probed(name, result)
+        self.step()
+
+    def fall(self, *names: str) -> None:
+        """They fail so many checks that they go out, all in one step."""
+        for name in names * 3:
+            self.rotation.probed(name, REFUSED)
+        self.step()
+
+    def accuse(self, *names: str, cause: Failure = Failure.ANSWER) -> None:
+        """Workers report a row of failures on each of these before the next step."""
+        for name in names:
+            self.rotation.failing(name, cause)
         self.step()
 
     def take(self, *names: str) -> None:
@@ -428,6 +441,92 @@ def test_of_a_restored_membership_only_those_that_still_run_there_stay() -> None
     assert (driver.routes, driver.listed, driver.generation) == (["a"], ["a"], 2)
 
 
+def saved_of(*names: str) -> Saved:
+    """What a controller leaves that had these in rotation."""
+    before = Driver()
+    before.up(*names)
+    return Saved(before.rotation.membership, before.rotation.snapshot.revision)
+
+
+def presumed(*names: str) -> Driver:
+    """The next one, which nobody tells what runs."""
+    driver = Driver(saved_of(*names))
+    driver.rotation.presume(driver.at)
+    driver.step()
+    return driver
+
+
+def test_while_nobody_tells_what_runs_the_members_of_before_are_checked_and_told() -> None:
+    driver = presumed("a", "b")
+    assert driver.decision is not None
+    assert not driver.rotation.observed
+    assert (driver.routes, driver.listed, driver.generation) == (["a", "b"], ["a", "b"], 1)
+    assert list(driver.decision.checks) == list(driver.decision.targets) == ["a", "b"]
+    driver.fall("a")
+    assert (driver.routes, driver.listed, driver.generation) == (["b"], ["b"], 2)
+    assert driver.status("a").state is State.DOWN
+    driver.probe("a")
+    driver.probe("a")
+    driver.take("a", "b")
+    driver.wait()
+    driver.take("a", "b")
+    assert driver.routes == ["a", "b"]
+
+
+def test_what_is_told_then_counts() -> None:
+    driver = presumed("a", "b", "c", "d")
+    driver.observe(
+        instance("a"), instance("b", phase=Phase.EXITED), instance("c", ip="10.0.0.77"),
+        instance("e"),
+    )  # fmt: skip
+    assert driver.rotation.observed
+    assert (driver.routes, driver.listed) == (["a"], ["a"])
+    states = {row.id: row.state for row in driver.rotation.statuses()}
+    assert states == {
+        "a": State.UP, "b": State.DOWN, "c": State.PROBING, "e": State.PROBING,
+    }  # fmt: skip
+
+
+def test_one_that_had_fallen_meanwhile_is_new_and_needs_one_check() -> None:
+    """It may not have run then, and run now."""
+    driver = presumed("a", "b")
+    driver.fall("a")
+    driver.observe(instance("a"), instance("b"))
+    assert driver.status("a").state is State.PROBING
+    driver.probe("a")
+    driver.take("a", "b")
+    driver.wait()
+    driver.take("a", "b")
+    assert driver.routes == ["a", "b"]
+
+
+def test_those_that_are_served_though_all_fell_stay_when_they_are_seen() -> None:
+    """As after an engine was restarted: none goes out because another is well first."""
+    driver = presumed("a", "b")
+    driver.fall("a", "b")
+    assert driver.routes == ["a", "b"]
+    driver.observe(instance("a"), instance("b"))
+    driver.probe("a")
+    driver.wait()
+    assert (driver.routes, driver.listed) == (["a", "b"], ["a", "b"])
+    driver.fall("b")
+    assert driver.routes == ["a"]
+
+
+def test_nothing_is_presumed_of_no_list_nor_after_one() -> None:
+    for driver in (Driver(), Driver(Saved(Membership(4, EPOCH, ()), 9))):
+        driver.rotation.presume(driver.at)
+        assert driver.step() is None
+        assert driver.rotation.decides
+        assert not driver.rotation.observed
+    driver = Driver(saved_of("a", "b"))
+    driver.observe(instance("a"))
+    generation = driver.generation
+    driver.rotation.presume(driver.at)
+    assert driver.step() is None
+    assert (driver.routes, driver.generation) == (["a"], generation)
+
+
 def test_the_first_decision_is_a_new_revision_even_if_nobody_is_left() -> None:
     driver = Driver(Saved(Membership(4, EPOCH, ()), 9))
     driver.observe()
@@ -450,6 +549,260 @@ def test_checks_that_say_nothing_new_cost_no_step() -> None:
     assert driver.step() is None
 
 
+# Ejection.
+
+
+def test_one_that_live_requests_fail_on_goes_out_at_once_and_comes_back_list_first() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c")
+    driver.accuse("a")
+    assert driver.decision is not None
+    assert (driver.routes, driver.listed) == (["b", "c"], ["b", "c"])
+    assert driver.status("a").state is State.EJECTED
+    assert driver.status("a").reason == "ejected for 30 s: 5 requests in a row failed (5xx)"
+    assert driver.decision.ejections == (("a", Failure.ANSWER),)
+    assert driver.decision.wake_at == driver.now + 30
+    assert "a" in driver.decision.targets  # it still serves whoever asks it directly
+    driver.take("a", "b", "c")
+    driver.wait(29.9)
+    assert driver.status("a").state is State.EJECTED
+    driver.wait(0.1)
+    assert driver.status("a").state is State.ENROLLING
+    driver.wait()
+    assert driver.status("a").state is State.JOINING
+    assert driver.routes == ["b", "c"]
+    driver.take("a")
+    assert driver.routes == ["a", "b", "c"]
+
+
+def test_one_that_hung_is_back_when_its_checks_pass() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.accuse("a", cause=Failure.TIMEOUT)
+    driver.probe("a")
+    assert driver.status("a").state is State.EJECTED
+    driver.probe("a")
+    assert driver.status("a").state is State.ENROLLING
+
+
+def test_one_that_is_ejected_and_fails_its_checks_says_the_latter() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.accuse("a")
+    driver.fall("a")
+    assert driver.status("a").state is State.DOWN
+    driver.probe("a", "a")
+    assert driver.status("a").state is State.EJECTED  # its time is not over
+
+
+def test_half_of_those_known_stay_in_rotation() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c", "d", "e")
+    driver.accuse("e", "d", "c", "b")  # in one step
+    assert driver.routes == ["a", "b", "c"]
+    assert driver.decision is not None
+    assert [name for name, _ in driver.decision.ejections] == ["e", "d"]
+    assert driver.status("c").state is State.UP
+    assert driver.status("c").reason == (
+        "5 requests in a row failed (5xx); it stays, too few would be left"
+    )
+    driver.wait(30)
+    assert driver.status("c").reason == ""
+
+
+def test_those_that_are_out_for_other_reasons_count_against_the_floor() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c", "d")
+    driver.fall("a", "b")
+    driver.accuse("c")
+    assert driver.routes == ["c", "d"]
+
+
+def test_those_that_are_not_wanted_or_never_passed_a_check_do_not() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c")
+    driver.rotation.drain("c", "drained by hand")
+    driver.observe(*(instance(name) for name in "abcd"))
+    driver.accuse("a")
+    assert driver.routes == ["b"]
+
+
+def test_one_that_is_routed_alone_is_never_ejected() -> None:
+    driver = Driver()
+    driver.up("a")
+    driver.observe(instance("a"), instance("b"))
+    driver.probe("b")
+    driver.accuse("a")
+    assert (driver.routes, driver.status("b").state) == (["a"], State.ENROLLING)
+
+
+def test_one_that_was_spared_is_ejected_when_it_goes_on_and_others_are_back() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c")
+    driver.rotation.drain("c", "drained by hand")
+    driver.fall("b")
+    driver.accuse("a")
+    assert driver.routes == ["a"]
+    driver.rotation.undrain("c")
+    driver.take("c")
+    driver.wait()
+    driver.take("c")
+    driver.probe("b", "b")
+    driver.take("b")
+    driver.wait()
+    driver.take("b")
+    assert driver.routes == ["a", "b", "c"]
+    driver.accuse("a")
+    assert driver.routes == ["b", "c"]
+
+
+def test_what_is_told_of_one_that_is_out_is_old() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.accuse("a")
+    driver.wait(29)
+    driver.accuse("a")
+    driver.wait(1)
+    assert driver.status("a").state is not State.EJECTED
+    driver.accuse("stranger")
+
+
+def test_one_that_starts_anew_has_no_past() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.accuse("a")
+    driver.observe(instance("a", phase=Phase.EXITED), instance("b"))
+    driver.observe(instance("a"), instance("b"))
+    driver.probe("a")
+    assert driver.status("a").state is State.ENROLLING
+
+
+def test_an_ejection_does_not_outlive_its_controller() -> None:
+    before = Driver()
+    before.up("a", "b")
+    before.accuse("a")
+    driver = Driver(Saved(before.rotation.membership, before.rotation.snapshot.revision))
+    driver.observe(instance("a"), instance("b"))
+    assert (driver.routes, driver.status("a").state) == (["b"], State.PROBING)
+    driver.probe("a")
+    assert driver.status("a").state is State.ENROLLING
+
+
+# Fail open.
+
+
+def test_if_all_fall_at_once_all_stay_and_say_so() -> None:
+    driver = Driver()
+    driver.up("a", "b", "c")
+    before = driver.rotation.membership
+    driver.fall("a", "b", "c")
+    assert driver.decision is not None
+    assert driver.decision.fail_open
+    assert driver.routes == ["a", "b", "c"]
+    assert driver.rotation.membership is before
+    assert {driver.status(name).state for name in "abc"} == {State.UP}
+    assert driver.status("a").reason == (
+        "served because no backend is fit; its checks fail: connection refused"
+    )
+    assert set(driver.decision.targets) == {"a", "b", "c"}
+
+
+def test_if_they_fall_one_by_one_the_last_stays_until_the_others_are_back() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.fall("a")
+    assert driver.routes == ["b"]
+    driver.observe(instance("a"), instance("b", health=EngineHealth.UNHEALTHY))
+    assert driver.decision is not None
+    assert driver.decision.fail_open
+    assert driver.routes == ["b"]
+    assert driver.status("a").state is State.ENROLLING
+    driver.take("a")
+    driver.wait()
+    assert (driver.routes, driver.listed) == (["b"], ["a", "b"])  # list first, as for everybody
+    driver.take("a")
+    assert driver.routes == ["a", "b"]
+    assert "HEALTHCHECK" in driver.status("b").reason
+
+
+def test_as_soon_as_one_is_fit_and_routed_the_others_go_out() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.fall("a", "b")
+    driver.probe("a")
+    assert driver.routes == ["a", "b"]
+    driver.probe("a")
+    assert driver.decision is not None
+    assert (driver.routes, driver.listed, driver.decision.fail_open) == (["a"], ["a"], False)
+    assert driver.status("a").reason == ""
+    assert driver.status("b").state is State.DOWN
+
+
+def test_a_newcomer_that_is_only_joining_does_not_empty_the_routes() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.observe(*(instance(name) for name in "abc"))
+    driver.probe("c")
+    driver.take("c")
+    driver.wait()
+    assert driver.status("c").state is State.JOINING
+    driver.fall("a", "b")
+    assert (driver.routes, driver.listed) == (["a", "b"], ["a", "b", "c"])
+    driver.take("c")
+    assert driver.routes == ["a", "b", "c"]
+    assert driver.decision is not None
+    assert driver.decision.wake_at == driver.now
+    driver.step()
+    assert (driver.routes, driver.listed) == (["c"], ["c"])
+
+
+def test_nobody_that_is_not_there_is_served_so() -> None:
+    driver = Driver()
+    driver.up(*"abcde")
+    driver.rotation.drain("d", "drained by hand")
+    driver.observe(
+        instance("a", health=EngineHealth.UNHEALTHY),
+        instance("b", phase=Phase.EXITED),
+        instance("c", phase=Phase.PAUSED),
+        instance("d"),
+        instance("e", phase=Phase.STOPPING),
+        instance("f"),
+    )
+    driver.probe("f", result=REFUSED)
+    assert (driver.routes, driver.listed) == (["a"], ["a"])
+    assert driver.status("f").state is State.PROBING
+
+
+def test_ejected_ones_are_served_rather_than_nobody() -> None:
+    driver = Driver()
+    driver.up("a", "b")
+    driver.accuse("a")
+    driver.fall("b")
+    assert driver.routes == ["b"]
+    driver.take("a")
+    driver.wait()
+    driver.take("a")
+    assert driver.routes == ["a", "b"]
+    assert "ejected for 30 s" in driver.status("a").reason
+    driver.wait(30)  # now it is fit
+    assert driver.routes == ["a"]
+
+
+def test_one_without_publish_comes_in_for_those_that_are_not_fit() -> None:
+    driver = Driver()
+    driver.up("a")
+    stranger = instance("b")
+    assert stranger.backend is not None
+    stranger = replace(stranger, backend=replace(stranger.backend, publish=False))
+    driver.observe(instance("a"), stranger)
+    driver.fall("a")
+    driver.probe("b")
+    driver.wait()
+    assert driver.routes == ["a", "b"]
+    driver.step()
+    assert driver.routes == ["b"]
+
+
 NAMES = "abcd"
 PHASES = st.sampled_from([Phase.RUNNING, Phase.RUNNING, Phase.RUNNING, *Phase])
 INSTANCES = st.builds(
@@ -470,11 +823,17 @@ EVENTS = st.one_of(
     st.tuples(st.just("refuse"), NAME),
     st.tuples(st.just("drain"), NAME),
     st.tuples(st.just("undrain"), NAME),
-    st.tuples(st.just("wait"), st.sampled_from([0.001, 0.02, 0.1])),
+    st.tuples(st.just("failing"), NAME, st.sampled_from(Failure)),
+    st.tuples(st.just("fall"), NAME),
+    st.tuples(st.just("wait"), st.sampled_from([0.001, 0.02, 0.1, 30.0])),
     st.tuples(st.just("hold"), st.integers(1, 3)),  # so many facts come in before the next step
 )
 EVERYBODY_RUNS: tuple[Any, ...] = ("observe", [instance(name) for name in NAMES])
-CALM: list[tuple[Any, ...]] = [EVERYBODY_RUNS, *(("undrain", name) for name in NAMES)]
+CALM: list[tuple[Any, ...]] = [
+    ("wait", 1000.0),
+    EVERYBODY_RUNS,
+    *(("undrain", name) for name in NAMES),
+]
 for _ in range(3):
     CALM += [("pass", name) for name in NAMES] + [("take", name, 0) for name in NAMES]
     CALM.append(("wait", 0.1))
@@ -508,6 +867,11 @@ class Auditor:
             if self.last is not None and argument in self.last.targets:
                 self.taken[argument] = max(generation, self.taken.get(argument, -1))
             rotation.list_taken(argument, generation)
+        elif kind == "fall":
+            for _ in range(3):
+                rotation.probed(argument, REFUSED)
+        elif kind == "failing":
+            rotation.failing(argument, event[2])
         elif kind == "refuse":
             rotation.list_refused(argument, "no")
         elif kind == "drain":
@@ -544,9 +908,15 @@ class Auditor:
         assert ips == sorted(set(ips), key=address_key)
         for name, backend in members.items():
             assert self.seen[name].phase is Phase.RUNNING
-            assert self.seen[name].health is not EngineHealth.UNHEALTHY
             assert self.seen[name].backend == backend
             assert name not in self.drained
+        # those that are not fit are served only where nobody is
+        opened = {n for n in members if rows[n].reason.startswith("served because")}
+        opened |= {n for n in members if self.seen[n].health is EngineHealth.UNHEALTHY}
+        fit = routes.keys() - opened
+        assert decision.fail_open == bool(routes.keys() & opened)
+        assert not (opened and fit) or decision.wake_at == self.driver.now
+        assert fit or not decision.ejections
         # nobody is silently out
         assert set(rows) == set(self.seen)
         assert all(row.reason for row in rows.values() if row.state is not State.UP)
@@ -561,6 +931,13 @@ class Auditor:
             assert self.taken[name] >= self.entered[name]
         if last is None:
             return
+        # nobody's health ever takes the last one out
+        survivors = {
+            name
+            for name in routed_before - self.drained
+            if name in decision.checks and decision.checks[name] == last.checks[name]
+        }
+        assert routes or not survivors
         # numbers grow by one with each change, and only then
         same_list = decision.membership.members == last.membership.members
         assert generation == last.membership.generation + (not same_list)

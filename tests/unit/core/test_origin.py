@@ -37,6 +37,20 @@ def test_networks_are_read_with_or_without_spaces() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "meant"),
+    [("::ffff:203.0.113.0/120", "203.0.113.0/24"), ("::ffff:203.0.113.7", "203.0.113.7/32"),
+     ("::ffff:0:0/96", "0.0.0.0/0"), ("::/0", "::/0"), ("::ffff:0:0/95", None),
+     ("::fffe:0:0/96", "::fffe:0:0/96"), ("2001:db8::/32", "2001:db8::/32")],
+)  # fmt: skip
+def test_networks_of_mapped_addresses_are_those_of_ipv4(said: str, meant: str | None) -> None:
+    if meant is None:
+        with pytest.raises(ValueError, match="host bits"):
+            networks(said)
+    else:
+        assert [str(one) for one in networks(said)] == [meant]
+
+
+@pytest.mark.parametrize(
     ("ip", "trusted"),
     [("10.1.2.3", True), ("11.1.2.3", False), ("::ffff:10.1.2.3", True), ("2001:db8::1", True),
      ("2001:db8::2", False), ("", False), ("unknown", False)],
@@ -101,6 +115,11 @@ def test_an_ipv6_client_is_quoted_in_forwarded() -> None:
      (b"6.6.6.6, 198.51.100.1, 10.0.0.9", "198.51.100.1"), (b"10.0.0.9", "10.0.0.9"),
      (b"", "10.0.0.1"), (b"nonsense", "10.0.0.1"), (b"6.6.6.6, x, 10.0.0.9", "10.0.0.9"),
      (b'::1%", "client": "6.6.6.6, 10.0.0.9', "10.0.0.9"), (b'2001:db8::7%"', "10.0.0.1"),
+     (b"198.51.100.1:5678", "198.51.100.1"), (b"[2001:db8::7]:5678", "2001:db8::7"),
+     (b"[2001:db8::7]", "2001:db8::7"), (b"2001:db8::7:5678", "2001:db8::7:5678"),
+     (b"6.6.6.6, 198.51.100.1:1, 10.0.0.9:65535", "198.51.100.1"),
+     (b"198.51.100.1:x", "10.0.0.1"), (b"198.51.100.1:", "10.0.0.1"), (b"[]:1", "10.0.0.1"),
+     (b"[fe80::1%1]:1", "10.0.0.1"), (b":1", "10.0.0.1"), (b"[::1]:123456", "10.0.0.1"),
      (b"fe80::1%\xe9", "10.0.0.1"), (b"6.6.6.6, fe80::1%eth0, 10.0.0.9", "10.0.0.9")],
 )  # fmt: skip
 def test_the_client_is_the_last_in_the_chain_that_is_not_ours(chain: bytes, client: str) -> None:

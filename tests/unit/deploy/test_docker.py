@@ -9,8 +9,9 @@ import pytest
 from lbctl import config
 from lbctl.config import Config, Control, Deploy, Health
 from lbctl.deploy import Address
-from lbctl.deploy.docker import LABEL_DIGEST, _difference, _digest, _settings
-from lbctl.runtime.containers import ADMIN_PORT, TRAFFIC_PORT, Names, Outside, lb_body
+from lbctl.deploy.docker import _settings, _stop_timeout_s
+from lbctl.deploy.pieces import older, same, seal
+from lbctl.runtime.containers import LB_STOP_TIMEOUT_S
 
 
 def test_only_what_was_set_goes_in() -> None:
@@ -45,38 +46,42 @@ def test_what_is_settled_outside_stays_outside() -> None:
     assert _settings(outside) == {"LBCTL_PROJECT": "lbctl"}
 
 
-def body(port: int = 8080, **settings: str) -> dict[str, Any]:
-    outside = Outside({TRAFFIC_PORT: ("", port), ADMIN_PORT: ("127.0.0.1", 9900)}, "/d.sock")
-    return lb_body(Names("shop"), "lbctl-lb:1", settings, outside)
+def test_an_lb_is_given_the_time_that_its_workers_may_take_to_drain() -> None:
+    assert _stop_timeout_s(Config()) > Control().drain_timeout_s
+    assert _stop_timeout_s(Config(control=Control(drain_timeout_s=0.1))) == LB_STOP_TIMEOUT_S
+    for drain_timeout_s in (29.5, 600.0):
+        config = Config(control=Control(drain_timeout_s=drain_timeout_s))
+        assert drain_timeout_s + 1 < _stop_timeout_s(config) < drain_timeout_s + 15
 
 
-def made(of: dict[str, Any], image: str) -> dict[str, Any]:
+def made(body: dict[str, Any]) -> dict[str, Any]:
     """A container made of that body, as `inspect` shows it."""
-    labels = of["Labels"] | {LABEL_DIGEST: _digest(of, image)}
-    return {"Image": image, "Config": {"Labels": labels}, "HostConfig": of["HostConfig"]}
+    return {"Config": {"Labels": dict(body["Labels"])}}
 
 
-@pytest.mark.parametrize(
-    ("new", "image", "difference"),
-    [
-        (body(), "sha256:1", ""),
-        (body(), "sha256:2", "another image"),
-        (body(port=81), "sha256:1", "other ports"),
-        (body(LBCTL_WORKERS="2"), "sha256:1", "other settings"),
-    ],
-)
-def test_what_makes_it_another(new: dict[str, Any], image: str, difference: str) -> None:
-    old = made(body(), "sha256:1")
-    new["Labels"][LABEL_DIGEST] = _digest(new, image)
-    assert _difference(old, new, image) == difference
+def sealed(*essence: object) -> dict[str, Any]:
+    body: dict[str, Any] = {"Labels": {}}
+    seal(body, essence)
+    return body
 
 
-def test_what_somebody_else_made_is_never_another() -> None:
-    old = made(body(port=99), "sha256:1")
-    del old["Config"]["Labels"][LABEL_DIGEST]
-    new = body()
-    new["Labels"][LABEL_DIGEST] = "x"
-    assert _difference(old, new, "sha256:2") == ""
+def test_what_makes_it_another() -> None:
+    old = made(sealed("a body", "sha256:1"))
+    assert same(old, sealed("a body", "sha256:1"))
+    assert not same(old, sealed("a body", "sha256:2"))
+
+
+def test_what_somebody_else_made_is_another() -> None:
+    assert not same({"Config": {"Labels": {}}}, sealed("a body"))
+
+
+def test_an_lb_that_is_older_than_its_pod_is_in_no_network() -> None:
+    def since(moment: str) -> dict[str, Any]:
+        return {"State": {"StartedAt": moment}}
+
+    pod = since("2026-11-27T05:00:00.5Z")
+    assert older(since("2026-11-27T05:00:00.4Z"), pod)
+    assert not older(since("2026-11-27T05:00:00.6Z"), pod)
 
 
 @pytest.mark.parametrize(

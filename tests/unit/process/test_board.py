@@ -39,6 +39,21 @@ def test_a_worker_that_hangs_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> 
     assert board.others(0) == []
 
 
+def test_who_is_ready_and_when_it_last_came_by() -> None:
+    board = Board(2)
+    assert not board.is_ready(1)
+    assert board.beat_s(1) == 0.0
+    before = time.monotonic()
+    board.write(1, 0)
+    board.tell_ready(1)
+    assert board.is_ready(1)
+    assert not board.is_ready(0)
+    assert before <= board.beat_s(1) <= time.monotonic()
+    board.vacate(1)
+    assert not board.is_ready(1)
+    assert board.beat_s(1) == 0.0
+
+
 def test_a_forked_process_writes_to_the_same_board() -> None:
     board = Board(2)
     pid = os.fork()

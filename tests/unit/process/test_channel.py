@@ -6,6 +6,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
+from lbctl.process import wire
 from lbctl.process.channel import Channel
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class FakeOwner:
         self.asked.append(("stop", (name, number, grace_s)))
         done()
 
+    def reload(self, done: Callable[[str], None]) -> None:
+        self.asked.append(("reload", None))
+        done("the new workers do not serve")
+
 
 def pair() -> tuple[FakeOwner, Channel, socket.socket]:
     ours, theirs = socket.socketpair()
@@ -58,6 +63,18 @@ def test_wishes_are_answered_by_number() -> None:
             {"id": 3, "error": ""},
         ]
         assert owner.asked[-1] == ("stop", ("one", 3, 5.0))
+        channel.close()
+
+
+def test_what_becomes_of_a_reload_is_told() -> None:
+    owner, channel, theirs = pair()
+    with theirs:
+        theirs.sendall(wire.encode({"id": 9, "reload": {}}))
+        assert owner.ready is not None
+        owner.ready()
+        assert owner.asked == [("reload", None)]
+        answer = wire.decode(theirs.recv(4096))
+        assert answer == {"id": 9, "error": "the new workers do not serve"}
         channel.close()
 
 

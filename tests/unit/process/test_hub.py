@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lbctl.model import DURATION_BUCKETS_S, Backend, Snapshot
+from lbctl.errors import OperationError
+from lbctl.model import DURATION_BUCKETS_S, Backend, Failure, Process, Snapshot
 from lbctl.paths import Paths
 from lbctl.process import wire
 from lbctl.process.hub import Hub
@@ -65,6 +66,7 @@ class ScriptedWorker:
                     "tasks": 4,
                     "connections": {"downstream": 2, "upstream": 1},
                     "refused": {"host": ok},
+                    "lost": 2 * ok,
                     "backends": {id: counted},
                 }
             }
@@ -86,15 +88,20 @@ def paths(tmp_path: Path) -> Paths:
 
 @asynccontextmanager
 async def serving(
-    paths: Paths, suspects: list[str] | None = None, uid: int | None = None
+    paths: Paths,
+    suspects: list[str] | None = None,
+    uid: int | None = None,
+    failing: list[tuple[str, Failure]] | None = None,
 ) -> AsyncIterator[Hub]:
-    listening = socket.socket(socket.AF_UNIX)
-    paths.workers_socket.unlink(missing_ok=True)
-    listening.bind(str(paths.workers_socket))
-    listening.listen()
     heard = [] if suspects is None else suspects
-    hub = Hub(paths, {os.geteuid() if uid is None else uid}, heard.append)
-    await hub.start(listening)
+    rows = [] if failing is None else failing
+    hub = Hub(
+        paths,
+        {os.geteuid() if uid is None else uid},
+        heard.append,
+        lambda backend_id, cause: rows.append((backend_id, cause)),
+    )
+    await hub.start()
     try:
         yield hub
     finally:
@@ -189,6 +196,7 @@ async def test_counters_stay_when_their_worker_is_gone(paths: Paths) -> None:
         await eventually(lambda: answered(hub) == 8)
         totals = hub.totals()
         assert totals.refused == {"host": 8}
+        assert totals.lost_lines == 16
         assert totals.backends["b1"].retries == {"stale": 8}
         assert totals.backends["b1"].buckets[0] == 8
         assert totals.connections == {"downstream": 2, "upstream": 1}
@@ -294,6 +302,13 @@ async def test_a_suspicion_is_passed_on(paths: Paths) -> None:
         await eventually(lambda: suspects == ["b1"])
 
 
+async def test_a_row_of_failures_is_passed_on_with_its_cause(paths: Paths) -> None:
+    failing: list[tuple[str, Failure]] = []
+    async with serving(paths, failing=failing):
+        (await join(paths)).say({"failing": "b1", "reason": "5xx"})
+        await eventually(lambda: failing == [("b1", Failure.ANSWER)])
+
+
 async def test_garbage_ends_one_connection_and_nothing_else(paths: Paths) -> None:
     async with serving(paths) as hub:
         for garbage in (b"\xff\n", b"{}\n", b'{"hello": 1}\n', b"[]\n"):
@@ -306,9 +321,186 @@ async def test_garbage_ends_one_connection_and_nothing_else(paths: Paths) -> Non
         await eventually(lambda: answered(hub) == 1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("revision", "x"), ("connections", []), ("backends", {"b1": {}})]
+)
+async def test_a_worker_that_lies_is_cut_off_and_hurts_nobody(
+    paths: Paths, key: str, value: object
+) -> None:
+    async with serving(paths) as hub:
+        honest, liar = await join(paths), await join(paths, "liar")
+        honest.report(1, ok=2)
+        await eventually(lambda: answered(hub) == 2)
+        report = {
+            "revision": 1, "everything": False, "tasks": 1, "refused": {}, "backends": {},
+            "connections": {"downstream": 0, "upstream": 0},
+        }  # fmt: skip
+        liar.say({"report": report | {key: value}})
+        async with asyncio.timeout(scaled(5)):
+            assert await liar.reader.read() == b""
+        await hub.connected(1, 5.0)
+        assert answered(hub) == 2
+    async with serving(paths) as hub:
+        assert answered(hub) == 2
+
+
 async def test_a_stranger_is_not_heard(paths: Paths) -> None:
     async with serving(paths, uid=os.geteuid() + 1) as hub:
         stranger = await connect(paths)
         async with asyncio.timeout(scaled(5)):
             assert await stranger.reader.read() == b""
         assert hub.totals().backends == {}
+
+
+class ScriptedPeer:
+    """The controller of another lb, as far as the leader sees it."""
+
+    def __init__(self, worker: ScriptedWorker) -> None:
+        self._end = worker
+
+    def say(self, document: dict[str, Any]) -> None:
+        self._end.say(document)
+
+    async def heard(self) -> dict[str, Any]:
+        async with asyncio.timeout(scaled(5)):
+            return wire.decode(await self._end.reader.readline())
+
+    async def leave(self) -> None:
+        open_ends.remove(self._end)
+        await self._end.leave()
+
+
+async def follow(paths: Paths, lb: str) -> ScriptedPeer:
+    peer = ScriptedPeer(await connect(paths))
+    peer.say({"peer": lb})
+    return peer
+
+
+WHEN = datetime(2026, 11, 27, 5, 0, tzinfo=UTC)
+ROWS = wire.process_rows([Process("worker", "b/worker-0", 7, 0, WHEN, "b")])
+
+
+async def test_the_processes_of_another_lb_are_known_as_long_as_it_is_there(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        peer = await follow(paths, "b")
+        peer.say({"processes": ROWS})
+        await eventually(lambda: [lb for lb, processes in hub.peers() if processes] == ["b"])
+        [(_, (process,))] = hub.peers()
+        assert (process.lb, process.name, process.started_at) == ("b", "b/worker-0", WHEN)
+        await open_ends.pop().leave()
+        await eventually(lambda: not hub.peers())
+
+
+async def test_other_lbs_reload_one_after_the_other(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        second, first = await follow(paths, "c"), await follow(paths, "b")
+        await eventually(lambda: len(hub.peers()) == 2)
+        reloading = asyncio.create_task(hub.reload_peers(scaled(5)))
+        assert await first.heard() == {"reload": {}}
+        assert not reloading.done()
+        first.say({"reloaded": ""})
+        await follow(paths, "b")
+        assert await second.heard() == {"reload": {}}
+        second.say({"reloaded": ""})
+        await follow(paths, "c")
+        await reloading
+
+
+async def test_no_other_reloads_before_the_last_one_has_a_controller_again(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        second, first = await follow(paths, "c"), await follow(paths, "b")
+        await eventually(lambda: len(hub.peers()) == 2)
+        reloading = asyncio.create_task(hub.reload_peers(scaled(5)))
+        await first.heard()
+        first.say({"reloaded": ""})
+        await first.leave()
+        await eventually(lambda: len(hub.peers()) == 1)
+        hearing = asyncio.create_task(second.heard())
+        second.say({"processes": ROWS})  # heard after all that was said before
+        await eventually(lambda: all(processes for _, processes in hub.peers()))
+        assert not hearing.done()
+        await follow(paths, "b")
+        assert await hearing == {"reload": {}}
+        second.say({"reloaded": ""})
+        assert not reloading.done()
+        await follow(paths, "c")
+        await reloading
+
+
+async def test_one_that_does_not_come_back_is_not_waited_for_for_ever(
+    paths: Paths, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(paths) as hub:
+        peer = await follow(paths, "b")
+        await eventually(lambda: hub.peers())
+        reloading = asyncio.create_task(hub.reload_peers(0.2))
+        await peer.heard()
+        peer.say({"reloaded": ""})
+        await reloading
+    assert "the controller of lb b is not back after its reload" in caplog.text
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_an_lb_that_does_not_reload_is_named(paths: Paths, gone: bool) -> None:
+    async with serving(paths) as hub:
+        peer = await follow(paths, "b")
+        await eventually(lambda: hub.peers())
+        reloading = asyncio.create_task(hub.reload_peers(scaled(5)))
+        await peer.heard()
+        if gone:
+            await open_ends.pop().leave()
+        else:
+            peer.say({"reloaded": "no"})
+        why = "its controller is gone" if gone else "no"
+        with pytest.raises(OperationError, match=f"lb b has not reloaded: {why}"):
+            await reloading
+
+
+async def test_a_new_leader_takes_the_place_of_the_last_one(paths: Paths) -> None:
+    async with serving(paths) as one:
+        await join(paths)
+        async with serving(paths) as other:
+            other.route(Snapshot(5, 1, (BACKEND,)))
+            worker = await join(paths, "life-2")
+            assert (await worker.snapshot()).revision == 5
+        assert one is not other
+
+
+async def test_an_lb_that_missed_a_reload_is_set_right_once(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        hub.settings_digest = lambda: "new"
+        right = ScriptedPeer(await connect(paths))
+        right.say({"peer": "c", "settings": "new"})
+        for again in (False, True):
+            peer = ScriptedPeer(await connect(paths))
+            peer.say({"peer": "b", "settings": "old"})
+            if not again:
+                assert await peer.heard() == {"reload": {}}
+            else:  # its environment says so: it is asked nothing until somebody reloads
+                await eventually(lambda: len(hub.peers()) == 2)
+                reloading = asyncio.create_task(hub.reload_peers(scaled(5)))
+                assert await peer.heard() == {"reload": {}}
+                peer.say({"reloaded": ""})
+                await follow(paths, "b")
+                assert await right.heard() == {"reload": {}}
+                right.say({"reloaded": ""})
+                await follow(paths, "c")
+                await reloading
+            if not again:
+                await open_ends.pop().leave()
+                await eventually(lambda: [lb for lb, _ in hub.peers()] == ["c"])
+
+
+async def test_one_that_left_while_others_reload_is_not_waited_for(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        first, second = await follow(paths, "b"), await follow(paths, "c")
+        await eventually(lambda: len(hub.peers()) == 2)
+        reloading = asyncio.create_task(hub.reload_peers(scaled(60)))
+        await first.heard()
+        await open_ends.pop().leave()
+        await eventually(lambda: len(hub.peers()) == 1)
+        first.say({"reloaded": ""})
+        await follow(paths, "b")
+        async with asyncio.timeout(scaled(5)):
+            await reloading
+        assert second is not first

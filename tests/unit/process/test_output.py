@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def test_a_full_pipe_loses_whole_lines_and_says_how_many() -> None:
         notice, again = os.read(reading, 65_536).decode().splitlines()
         assert json.loads(notice)["lines"] == lost
         assert again == "again"
-        assert output.dropped == 0
+        assert (output.dropped, output.lost) == (0, lost)
 
 
 def test_a_batch_goes_out_in_pieces_of_whole_lines() -> None:
@@ -56,6 +57,22 @@ def test_a_batch_goes_out_in_pieces_of_whole_lines() -> None:
         text = "".join(f"{number:05} " + "y" * 94 + "\n" for number in range(60))
         output.write(text)
         assert os.read(reading, 1 << 20).decode() == text
+
+
+def test_a_notice_does_not_tear_what_comes_after_it() -> None:
+    with pipe() as (output, reading):
+        full = "x" * (select.PIPE_BUF - 1) + "\n"
+        output.write(full)
+        output.dropped = 3  # of which there is a notice to write, with room for one page
+        output.write(full)
+        first, notice = os.read(reading, 1 << 20).decode().splitlines(keepends=True)
+        assert first == full
+        assert json.loads(notice)["lines"] == 3
+        assert output.dropped == 1
+        output.write(full)
+        notice, last = os.read(reading, 1 << 20).decode().splitlines(keepends=True)
+        assert json.loads(notice)["lines"] == 1
+        assert last == full
 
 
 def test_a_closed_or_full_file_is_no_error() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl.model import Backend, Snapshot
+from lbctl.model import Backend, Certificate, Snapshot
 from lbctl.process import wire
 
 backends = st.builds(
@@ -29,6 +29,13 @@ def test_a_snapshot_comes_back_as_it_was(
     line = wire.encode(wire.snapshot_document(snapshot))
     assert line.count(b"\n") == 1
     assert wire.snapshot_of(wire.decode(line)) == snapshot
+
+
+def test_certificates_come_back_without_their_names() -> None:
+    shown = Certificate("shop", ("a.test",), 1, 2)
+    line = wire.encode({"certificates": wire.certificate_rows([shown])})
+    rows = wire.decode(line)["certificates"]
+    assert wire.certificates_of(rows) == (Certificate("shop", (), 1, 2),)
 
 
 @pytest.mark.parametrize("line", [b"", b"[]", b"1", b"{", b"\xff"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -65,3 +66,42 @@ def test_what_is_cut_off_at_the_end_is_logged(tmp_path: Path, answer: str) -> No
         (row["target"], row["status"], row["bytes"]) for row in rows if row["log"] == "access"
     ]
     assert logged == ([("/page", 200, 4)] if answer == "half" else [])
+
+
+def test_lines_that_nobody_reads_are_reported(tmp_path: Path) -> None:
+    """The pipe is full: no request waits for it, and the controller is told what was lost."""
+    paths = Paths(tmp_path, tmp_path / "secrets")
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    with loopback() as listening, socket.socket(socket.AF_UNIX) as controller:
+        controller.bind(str(paths.workers_socket))
+        controller.listen(1)
+        controller.settimeout(scaled(10))
+        seat = worker.Seat(0, "worker-0", Config(), paths, [listening], Board(1))
+        pid = os.fork()
+        if not pid:
+            try:
+                os.dup2(writing, 1)
+                worker.main(seat)
+            finally:
+                os._exit(0)
+        try:
+            link, _ = controller.accept()
+            for _ in range(3):
+                with socket.create_connection(listening.getsockname(), scaled(10)) as client:
+                    client.settimeout(scaled(10))
+                    client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                    assert client.recv(4096).startswith(b"HTTP/1.1 503 ")
+            link.settimeout(scaled(10))
+            with link, link.makefile("rb") as told:
+                documents = (wire.decode(line) for line in told)
+                reports = (one["report"] for one in documents if "report" in one)
+                assert any(one["lost"] == 3 for one in reports)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(reading)
+            os.close(writing)

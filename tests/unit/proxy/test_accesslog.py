@@ -54,7 +54,7 @@ def test_no_method_target_or_name_can_forge_a_line(method: bytes, target: bytes,
     row = json.loads(text)
     assert list(row) == [
         "time", "log", "request_id", "client", "method", "target", "status", "bytes",
-        "duration_ms", "connect_ms", "first_byte_ms", "backend", "retries",
+        "duration_ms", "connect_ms", "first_byte_ms", "backend", "retries", "tls",
     ]  # fmt: skip
     assert row["method"].encode("latin-1") == method
     assert row["target"].encode("latin-1") == target
@@ -91,7 +91,7 @@ def test_a_line_is_what_it_says() -> None:
     whole = {
         "log": "access", "request_id": "w-2a", "client": "192.0.2.7", "method": "GET",
         "target": "/x", "status": 200, "bytes": 45, "duration_ms": 1.2, "connect_ms": 0.0,
-        "first_byte_ms": 1.2, "backend": "p-backend-1", "retries": 0,
+        "first_byte_ms": 1.2, "backend": "p-backend-1", "retries": 0, "tls": None,
     }  # fmt: skip
     assert rows == [
         whole,  # an answer in one piece: its first byte came with its last

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lbctl.config import Limits, Timeouts
+from lbctl.model import Snapshot
 from lbctl.proxy.upstream import Upstream
-from tests.support.deadlines import eventually
+from tests.support.deadlines import eventually, scaled
 from tests.support.scripted import Client, Peer, Proxy, ScriptedBackend, loopback, proxied, step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
@@ -377,6 +384,15 @@ async def test_bytes_of_a_head_do_not_extend_its_time() -> None:
         sender.cancel()
 
 
+async def test_who_was_refused_and_does_not_close_is_closed_soon() -> None:
+    async with proxied() as (proxy, _):
+        client = await proxy.client()
+        client.send(b"no HTTP\r\n\r\n")
+        assert (await client.reply()).status == 400
+        await client.ended()
+        await eventually(lambda: not proxy.forwarder.downstreams)  # and not after a body's 60 s
+
+
 async def test_a_client_at_rest_is_closed_quietly() -> None:
     async with proxied(timeouts=Timeouts(client_idle_timeout_s=0.05)) as (proxy, (a,)):
         fresh, used = await proxy.client(), await proxy.client()
@@ -419,6 +435,48 @@ async def test_a_client_that_leaves_takes_its_request_along(how: str) -> None:
         await peer.gone()
         await proxy.at_rest()
         assert proxy.suspects == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_waits_for_a_connection_to_a_backend_that_leaves_goes_elsewhere(
+    method: str,
+) -> None:
+    """A container that is gone answers no SYN: without that the client waits for the timeout."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        with full_queue(deaf):
+            async with proxied(timeouts=Timeouts(connect_timeout_s=scaled(20))) as (proxy, (a,)):
+                gone = replace(a.backend, id="gone", port=deaf.getsockname()[1])
+                proxy.forwarder.apply(Snapshot(revision=50, generation=50, routes=(gone,)))
+                client = await proxy.client()
+                client.send(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % method.encode())
+                pool = proxy.forwarder.pools["gone"]
+                await eventually(lambda: pool.in_flight == 1)
+                proxy.forwarder.apply(Snapshot(revision=51, generation=51, routes=()))
+                assert pool.in_flight == 1  # there is nobody else: it may still be made
+                proxy.route(a)
+                peer, head = await a.request()
+                assert head.startswith(method.encode())
+                peer.send(OK)
+                assert (await client.reply()).status == 200
+                assert pool.in_flight == 0
+                assert pool.retries == {"connect": 1}
+                assert not proxy.forwarder._connects  # nor does it fail when the backend is back
+
+
+@contextlib.contextmanager
+def full_queue(listening: socket.socket) -> Iterator[None]:
+    """Nobody else can connect: the kernel drops what asks for it."""
+    with contextlib.ExitStack() as held:
+        while True:
+            one = held.enter_context(socket.socket())
+            one.settimeout(0.2)
+            try:
+                one.connect(listening.getsockname())
+            except TimeoutError:
+                break
+        yield
 
 
 async def test_a_client_that_leaves_while_a_connection_is_made_costs_nothing() -> None:

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from lbctl.config import Limits, Timeouts
+from lbctl.proxy.downstream import Downstream
 from tests.support.deadlines import eventually
 from tests.support.scripted import Client, Peer, proxied
 
@@ -42,6 +43,7 @@ async def test_a_client_that_does_not_read_pauses_the_backend() -> None:
         sent = await flood(peer, _MUCH)
         assert sent < _KERNEL_BYTES
         (downstream,) = proxy.forwarder.downstreams
+        assert isinstance(downstream, Downstream)
         held = downstream.transport.get_write_buffer_size()
         assert held < 65_536 + 2 * 262_144  # the limit, and what one read may add
         await client.head()
@@ -115,6 +117,7 @@ async def test_a_client_paused_by_a_backend_is_read_again_after_an_early_answer(
         transport = upstream.transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         (downstream,) = proxy.forwarder.downstreams
+        assert isinstance(downstream, Downstream)
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
         await peer.head()
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]

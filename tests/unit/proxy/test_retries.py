@@ -78,6 +78,32 @@ async def test_a_slow_page_of_a_backend_that_talks_is_not_asked_for_twice() -> N
         assert not proxy.pool(chatty).retries
 
 
+async def test_one_that_talked_since_is_left_as_soon_as_others_leave_it() -> None:
+    """It answers one request, and then nothing any more: the one sent before that must not wait
+    for the whole response timeout.
+    """
+    async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+        early, answered, late = [await proxy.client() for _ in range(3)]
+        proxy.route(a)
+        await early.get("/early")
+        await a.request()
+        await answered.get("/answered")
+        peer, _ = await a.request()
+        peer.send(OK)
+        await answered.reply()
+        await late.get("/late")
+        await peer.head()
+        proxy.route(a, b)
+        targets = set()
+        for _ in range(2):
+            peer, head = await b.request()
+            targets.add(head.split()[1])
+            peer.send(OK)
+        assert targets == {b"/early", b"/late"}
+        assert (await early.reply()).body == (await late.reply()).body == b"ok"
+        assert proxy.pool(a).retries == {"silent": 2}
+
+
 async def test_what_may_not_be_repeated_waits_on_a_silent_backend() -> None:
     async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
         client = await proxy.client()

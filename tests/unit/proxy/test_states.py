@@ -50,11 +50,11 @@ _VISITORS = 3  # at a time
 class World:
     """One run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, limits: Limits = LIMITS) -> None:
         self._chance = random.Random(seed)
         self._seed = seed
         self.loop = ManualLoop()
-        settings = config(timeouts=TIMEOUTS, limits=LIMITS)
+        settings = config(timeouts=TIMEOUTS, limits=limits)
         self.forwarder = WiredForwarder(settings, self.loop, access_log=AccessLog(lambda _: None))
         self._route(BACKENDS[: self._chance.randint(1, 3)])
         self._book = Book()
@@ -311,6 +311,16 @@ class World:
 @pytest.mark.parametrize("part", range(4))
 def test_whatever_happens_in_whatever_order(part: int) -> None:
     run(range(part, RUNS, 4))
+
+
+def test_with_limits_that_nobody_reaches_it_is_the_same() -> None:
+    limits = replace(LIMITS, rate_limit=1e6, rate_burst=10**6, client_connections=1000)
+    for seed in range(0, RUNS, 8):
+        world = World(seed, limits)
+        world.run()
+        gate = world.forwarder.gate
+        assert gate is not None
+        assert not gate.held(gate.client("192.0.2.7")[0])
 
 
 def run(seeds: range) -> None:

@@ -15,7 +15,7 @@ from unittest.mock import Mock, patch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lbctl.config import Balancing
+from lbctl.config import Balancing, Limits
 from lbctl.model import Backend, Snapshot
 from lbctl.proxy.downstream import Downstream
 from lbctl.proxy.forwarder import Forwarder
@@ -85,9 +85,10 @@ class Outcome:
 class Worker:
     """A forwarder with one backend that is always connected."""
 
-    def __init__(self, balancing: Balancing | None = None) -> None:
+    def __init__(self, balancing: Balancing | None = None, limits: Limits | None = None) -> None:
         self.log = Mock()
-        self.forwarder = Forwarder(config(balancing=balancing or Balancing()), access_log=self.log)
+        settings = config(balancing=balancing or Balancing(), limits=limits)
+        self.forwarder = Forwarder(settings, access_log=self.log)
         backend = Backend("id-a", "a", "192.0.2.80")
         self.forwarder.apply(Snapshot(revision=1, generation=1, routes=(backend,)))
         self.pool = self.forwarder.pools["id-a"]
@@ -130,9 +131,14 @@ def _parts(data: bytes, cut: bool) -> Sequence[bytes]:
     return [part for part in (data[:middle], data[middle:]) if part] if cut else [data]
 
 
-def compared(request: bytes, answer: bytes, balancing: Balancing | None = None) -> Outcome:
+def compared(
+    request: bytes,
+    answer: bytes,
+    balancing: Balancing | None = None,
+    limits: Limits | None = None,
+) -> Outcome:
     async def run() -> list[Outcome]:
-        first, second = Worker(balancing), Worker(balancing)
+        first, second = Worker(balancing, limits), Worker(balancing, limits)
         try:
             return [
                 first.exchange(request, answer),
@@ -201,6 +207,15 @@ def test_the_same_bytes_have_the_same_outcome_whichever_way_they_go(
     request_bytes: bytes, answer: bytes
 ) -> None:
     compared(request_bytes, answer)
+
+
+@given(_REQUESTS, _ANSWERS)
+@example(PLAIN, WHOLE)
+@example(PLAIN + PLAIN, WHOLE)
+def test_limits_that_nobody_reaches_change_nothing(request_bytes: bytes, answer: bytes) -> None:
+    limits = Limits(rate_limit=1e6, rate_burst=10**6, deny_networks="198.51.100.0/24")
+    with_limits = compared(request_bytes, answer, limits=limits)
+    assert with_limits == compared(request_bytes, answer)
 
 
 @given(st.lists(st.tuples(_ANSWER_NAMES, _VALUES), max_size=2), _STATUS)

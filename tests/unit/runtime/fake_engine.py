@@ -53,10 +53,12 @@ class FakeEngine:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(request)
-        if request.path == "/version":
-            return web.json_response(self.version)
         prefix = f"/v{self.version['ApiVersion']}"
-        handler = self._handlers.get((request.method, request.path.removeprefix(prefix)))
+        asked = request.path
+        path = asked if asked == "/version" else asked.removeprefix(prefix)
+        handler = self._handlers.get((request.method, path))
+        if handler is None and path == "/version":
+            return web.json_response(self.version)
         if handler is None:
             return web.json_response({"message": "page not found"}, status=404)
         return await handler(request)
@@ -68,7 +70,7 @@ async def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     fake = FakeEngine()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", fake.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     path = tmp_path / "docker.sock"
     await web.UnixSite(runner, str(path)).start()

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lbctl.model import Backend, EngineHealth, Phase
+from lbctl.model import Backend, EngineHealth, Phase, Release
 from lbctl.runtime.containers import (
     ADMIN_PORT,
     TRAFFIC_PORT,
+    Lb,
     Names,
-    Outside,
     backend_body,
     failed_its_checks,
     free_names,
+    guard_body,
     instance_of,
     lb_body,
+    pod_body,
 )
 
 NAMES = Names("shop")
@@ -189,7 +191,7 @@ def test_whatever_the_labels_say_it_is_a_backend_or_a_printable_problem(
         assert 1 <= backend.admin_port <= 65_535
         assert backend.port != backend.admin_port
         assert 1 <= backend.weight <= 1000
-        assert backend.probe_path.startswith("/")
+        assert backend.probe_path.startswith("/") or "lbctl.probe" not in labels
         assert backend.probe_path.isascii()
         assert " " not in backend.probe_path
         assert backend.probe_path.isprintable()
@@ -223,8 +225,10 @@ def test_free_names_fill_the_gaps() -> None:
 
 
 def test_a_backend_s_body_holds_no_secret_and_no_privilege() -> None:
-    body = backend_body(NAMES, "lbctl-nginx:1")
+    body = backend_body(NAMES, Release(7, "lbctl-nginx:1"))
     host = body["HostConfig"]
+    assert body["Image"] == "lbctl-nginx:1"
+    assert body["Labels"]["lbctl.revision"] == "7"
     assert "Env" not in body
     assert "Cmd" not in body
     assert "CapAdd" not in host
@@ -233,24 +237,48 @@ def test_a_backend_s_body_holds_no_secret_and_no_privilege() -> None:
     assert "docker.sock" not in json.dumps(body)
 
 
-def test_the_lb_s_body_publishes_two_ports() -> None:
-    outside = Outside({TRAFFIC_PORT: ("", 80), ADMIN_PORT: ("127.0.0.1", 9901)}, "/run/d.sock")
-    body = lb_body(NAMES, "lbctl-lb:1", {"LBCTL_B": "2", "LBCTL_A": "1"}, outside)
-    assert body["Env"] == ["LBCTL_A=1", "LBCTL_B=2"]
+def test_the_pod_s_body_publishes_two_ports() -> None:
+    ports = {TRAFFIC_PORT: ("", 80), ADMIN_PORT: ("127.0.0.1", 9901)}
+    body = pod_body(NAMES, "lbctl-lb:1", ports)
     assert body["HostConfig"]["PortBindings"] == {
         "8080/tcp": [{"HostIp": "", "HostPort": "80"}],
         "9900/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9901"}],
     }
+    assert "Mounts" not in body["HostConfig"]
+    assert "CapAdd" not in body["HostConfig"]
     json.dumps(body)
 
 
+def test_an_lb_s_body_joins_the_pod() -> None:
+    settings = {"LBCTL_B": "2", "LBCTL_A": "1"}
+    body = lb_body(NAMES, Lb("b", "lbctl-lb:1", "1234", settings))
+    assert body["Env"] == ["LBCTL_A=1", "LBCTL_B=2"]
+    assert body["Labels"]["lbctl.lb"] == "b"
+    assert body["HostConfig"]["NetworkMode"] == "container:1234"
+    assert "ExposedPorts" not in body
+    assert "docker.sock" not in json.dumps(body)
+    volumes = {mount["Source"]: mount["ReadOnly"] for mount in body["HostConfig"]["Mounts"]}
+    assert volumes == {"shop_token": False, "shop_state": False, "shop_guard": True}
+
+
+def test_the_guard_is_on_no_network() -> None:
+    body = guard_body(NAMES, "lbctl-lb:1", "/run/d.sock", "web:2")
+    host = body["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert body["Env"] == ["LBCTL_PROJECT=shop", "LBCTL_BACKEND_IMAGE=web:2"]
+    sources = [(mount["Source"], mount.get("ReadOnly")) for mount in host["Mounts"]]
+    assert sources == [("/run/d.sock", None), ("shop_guard", False), ("shop_state", True)]
+    assert "CapAdd" not in host
+
+
 def test_names_and_filters() -> None:
-    assert (NAMES.network, NAMES.token_volume, NAMES.state_volume, NAMES.lb) == (
+    assert (NAMES.network, NAMES.token_volume, NAMES.state_volume) == (
         "shop",
         "shop_token",
         "shop_state",
-        "shop-lb",
     )
+    assert (NAMES.pod, NAMES.lb("a"), NAMES.guard) == ("shop-pod", "shop-lb-a", "shop-guard")
+    assert NAMES.volumes == ("shop_token", "shop_state", "shop_guard")
     assert NAMES.filters() == {"label": ["lbctl.project=shop"]}
     assert NAMES.filters("lb") == {"label": ["lbctl.project=shop", "lbctl.role=lb"]}
 
@@ -270,3 +298,17 @@ def test_names_and_filters() -> None:
 def test_unhealthy_is_who_failed_its_checks(health: Any, check: Any, failed: bool) -> None:
     facts = {"State": {"Health": health}, "Config": {"Healthcheck": check}}
     assert failed_its_checks(facts) is failed
+
+
+@pytest.mark.parametrize(
+    ("label", "revision"),
+    [
+        (None, 0), ("1", 1), ("27", 27), ("0", 0), ("-1", 0), ("+1", 0), ("1.0", 0), ("", 0),
+        ("9" * 10, 0), ("\u0661", 0), ("1\n", 0),
+    ],
+)  # fmt: skip
+def test_a_label_that_is_no_revision_makes_a_stranger(label: str | None, revision: int) -> None:
+    labels = {} if label is None else {"lbctl.revision": label}
+    instance = instance_of(container(labels, Image="web:2"), "shop")
+    assert (instance.revision, instance.image) == (revision, "web:2")
+    assert instance.backend is not None

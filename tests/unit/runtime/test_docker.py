@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from lbctl.errors import EngineError
+from lbctl.errors import EngineError, EngineUnavailableError, ImageError
+from lbctl.model import Release
 from lbctl.ports import Change
 from lbctl.runtime.docker import DockerRuntime, _signal
 
@@ -23,7 +24,7 @@ OURS = {"lbctl.project": "shop", "lbctl.role": "backend"}
 
 @pytest.fixture
 def runtime(engine: Engine) -> DockerRuntime:
-    return DockerRuntime(engine, "shop", "lbctl-nginx:1")
+    return DockerRuntime(engine, "shop")
 
 
 def container_event(action: str, **attributes: str) -> dict[str, Any]:
@@ -45,6 +46,19 @@ async def changes(runtime: DockerRuntime) -> list[Change]:
     first, *rest = [change async for change in runtime.watch()]
     assert first == Change("subscribed")
     return rest
+
+
+async def test_what_was_never_started_is_removed_before_anything_else(
+    fake: FakeEngine, runtime: DockerRuntime
+) -> None:
+    own = {"Id": "own", "Labels": OURS | {"lbctl.revision": "2"}}
+    stranger = {"Id": "stranger", "Labels": OURS}
+    fake.on("GET", "/containers/json", [own, stranger])
+    fake.on("DELETE", "/containers/own", b"", status=204)
+    await runtime.recover()
+    listed, *removed = fake.asked[-2:]
+    assert json.loads(listed.query["filters"])["status"] == ["created"]
+    assert [request.path.rpartition("/")[2] for request in removed] == ["own"]
 
 
 async def test_watch_asks_for_everything_since_just_before(
@@ -190,7 +204,7 @@ async def test_at_most_eight_are_created_at_a_time(
         return web.json_response({"Id": name}, status=201)
 
     fake.on("POST", "/containers/create", create)
-    ids = await runtime.start(20)
+    ids = await runtime.start(20, Release(image="lbctl-nginx:1"))
     assert ids == [f"shop-backend-{number}" for number in range(1, 21)]
     assert most == 8
 
@@ -221,3 +235,40 @@ async def test_a_container_that_the_engine_does_not_know_publishes_nothing(
 ) -> None:
     fake.on("GET", "/containers/lb/json", {"message": "No such container"}, status=404)
     assert await runtime.published("lb") == {}
+
+
+async def test_while_there_is_no_engine_nobody_knows_what_is_published(
+    runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: str) -> dict[str, Any]:
+        raise EngineUnavailableError("there is no engine")
+
+    monkeypatch.setattr(runtime._engine, "inspect", away)
+    with pytest.raises(EngineUnavailableError):
+        await runtime.published("lb")
+
+
+async def test_what_a_container_said_last(fake: FakeEngine, runtime: DockerRuntime) -> None:
+    fake.on("GET", "/containers/c1/json", {"Config": {"Tty": True}})
+    fake.stream("GET", "/containers/c1/logs", b"no such user\r\n\x1b[31mbye\r\n")
+    assert await runtime.last_lines("c1", 5) == ["no such user", "?[31mbye"]
+    assert fake.asked[-1].query["tail"] == "5"
+
+
+async def test_a_container_that_is_gone_said_nothing(
+    fake: FakeEngine, runtime: DockerRuntime
+) -> None:
+    fake.on("GET", "/containers/c1/json", {"message": "No such container"}, status=404)
+    assert await runtime.last_lines("c1", 5) == []
+
+
+async def test_an_image_that_is_not_there_is_told_from_other_refusals(
+    fake: FakeEngine, runtime: DockerRuntime
+) -> None:
+    fake.on("GET", "/containers/json", [])
+    fake.on("POST", "/containers/create", {"message": "No such image: web:2"}, status=404)
+    with pytest.raises(ImageError, match="No such image: web:2"):
+        await runtime.start(3, Release(image="web:2"))
+    fake.on("POST", "/containers/create", {"message": "no space left"}, status=500)
+    with pytest.raises(EngineError, match="no space left"):
+        await runtime.start(3, Release(image="web:2"))

@@ -113,6 +113,13 @@ async def test_a_refusal_of_any_shape(fake: FakeEngine, engine: Engine, body: by
     assert caught.value.message
 
 
+async def test_what_a_container_uses_is_asked_once(fake: FakeEngine, engine: Engine) -> None:
+    used = {"cpu_stats": {"cpu_usage": {"total_usage": 7}}}
+    fake.on("GET", "/containers/abc/stats", used)
+    assert await engine.stats("abc") == used
+    assert fake.asked[-1].query == {"stream": "false", "one-shot": "true"}
+
+
 async def test_an_answer_that_is_not_json(fake: FakeEngine, engine: Engine) -> None:
     fake.on("GET", "/containers/json", b"<html>")
     with pytest.raises(EngineError, match="not JSON"):

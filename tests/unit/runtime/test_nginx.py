@@ -11,7 +11,7 @@ from lbctl.runtime import nginx
 if TYPE_CHECKING:
     from pathlib import Path
 
-WITH_DAV = "--with-http_ssl_module --with-http_dav_module"
+SUITED = "--with-http_ssl_module --with-http_secure_link_module --with-http_dav_module"
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def install(program: Path, version: str, arguments: str, status: int = 0) -> Non
         ("nginx", "?"),
     ],
 )
-def test_one_with_dav(program: Path, told: str, version: str) -> None:
-    install(program, told, WITH_DAV)
+def test_one_with_the_modules(program: Path, told: str, version: str) -> None:
+    install(program, told, SUITED)
     assert nginx.find_nginx() == nginx.Nginx(str(program), version)
 
 
@@ -55,10 +55,20 @@ def test_none_at_all(program: Path) -> None:
     assert second.startswith("install one")
 
 
-def test_one_without_dav(program: Path) -> None:
-    install(program, "nginx/1.22.1", "--with-http_ssl_module")
-    with pytest.raises(MachineError, match="built without http_dav"):
+@pytest.mark.parametrize("module", ["http_dav", "http_secure_link"])
+def test_one_without_a_module(program: Path, module: str) -> None:
+    install(program, "nginx/1.22.1", SUITED.replace(f"--with-{module}_module", ""))
+    with pytest.raises(MachineError, match=f"built without {module}\ninstall one"):
         nginx.find_nginx()
+
+
+def test_debian_had_the_module_in_another_package(program: Path) -> None:
+    (program.parent / "apt-get").write_text("#!/bin/sh\n", encoding="utf-8")
+    (program.parent / "apt-get").chmod(0o755)
+    for module, package in (("http_dav", "nginx-light"), ("http_secure_link", "nginx-extras")):
+        install(program, "nginx/1.18.0", SUITED.replace(f"--with-{module}_module", ""))
+        with pytest.raises(MachineError, match=f"apt-get install {package}$"):
+            nginx.find_nginx()
 
 
 def test_one_that_does_not_run(program: Path) -> None:
@@ -70,7 +80,9 @@ def test_one_that_does_not_run(program: Path) -> None:
 
 def test_the_command_fits_the_machine(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(program.parent))
-    assert nginx.install_command() == "install one that has the http_dav module"
+    assert nginx.install_command() == (
+        "install one that has the modules http_dav and http_secure_link"
+    )
     for name in ("dnf", "apk"):
         (program.parent / name).write_text("#!/bin/sh\n", encoding="utf-8")
         (program.parent / name).chmod(0o755)

@@ -1,0 +1,91 @@
+"""What a supervisor does about certificates, without a single child."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lbctl.config import Config, Tls
+from lbctl.paths import Paths
+from lbctl.process import controller, logs, supervisor
+from lbctl.process.holdings import Sockets
+from lbctl.process.supervisor import Supervisor
+from tests.support.pairs import OPENSSL, make
+from tests.support.scripted import loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lbctl.process.children import Child
+    from lbctl.process.crew import Crew
+
+pytestmark = pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine")
+
+
+class NoChildren:
+    """In the place of Children: it starts nobody."""
+
+    def __init__(self, _: object) -> None:
+        self.alive: list[Child] = []
+
+    def start(self, child: Child) -> None:
+        pass
+
+
+@pytest.fixture
+def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr(supervisor, "Children", NoChildren)
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
+    certs = tmp_path / "certs"
+    certs.mkdir()
+    make("a.test").put(certs, "a")
+    sockets = Sockets([loopback()], loopback(), tls=[loopback()])
+    monkeypatch.setattr(supervisor, "listen", lambda *_, **__: sockets)
+    config = Config(workers=1, tls=Tls(tls_dir=str(certs)))
+    made = Supervisor(config, Paths(tmp_path / "state", tmp_path / "secrets"), lambda: config)
+    yield made
+    for end in (*sockets.clients, sockets.admin, made._wake_read, made._wake_write):
+        end.close()
+    made._selector.close()
+    made._lock.close()
+    made._alive.close()
+
+
+def test_a_certificate_whose_workers_did_not_serve_is_tried_again(
+    it: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    crews: list[Crew] = []
+    new_crew = it._new_crew
+
+    def counted(config: Config) -> Crew:
+        crews.append(new_crew(config))
+        return crews[-1]
+
+    monkeypatch.setattr(it, "_new_crew", counted)
+    make("a.test").put(tmp_path / "certs", "a")
+    for _ in range(4):
+        it._look_at_certificates()
+    assert len(crews) == 1  # none of it lives: it is given up
+    assert it._next is None
+    now_s += 30
+    it._look_at_certificates()
+    assert len(crews) == 2
+    assert crews[1].credentials is not it._crew.credentials
+
+
+def test_the_controllers_process_has_no_key(
+    it: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+    monkeypatch.setattr(controller, "main", lambda *what, **_: begun.append(what))
+    it._theirs = it._wake_write
+    assert it._crew.credentials is not None
+    it._controller_body()
+    assert len(begun) == 1
+    assert [one.credentials for one in it._crews()] == [None]
+    assert it._renewal.certificates == []
