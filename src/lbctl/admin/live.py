@@ -63,7 +63,7 @@ class Live:
             try:
                 while stream.alive:
                     message = listener.take()
-                    await stream.send_encoded(self._everything() if message is None else message)
+                    await stream.send(self._everything() if message is None else message)
                     await listener.rest()
             finally:
                 self._listeners.discard(listener)

@@ -111,7 +111,7 @@ class Past:
                         await stream.rest()
                         continue
                     for block in self._blocks(records):
-                        await stream.send_encoded(block)
+                        await stream.send(block)
                         # As long as its client takes all, nothing of this waits: and many are
                         # woken at a time.
                         await asyncio.sleep(0)

@@ -8,7 +8,7 @@ is not, however much it is sent at a time.
     async with self._streams.open(request) as stream:
         while stream.alive:
             for item in ...:
-                await stream.send(json.dumps(item), event="backend", id_=str(item.seq))
+                await stream.send(encode(json.dumps(item), event="backend", id_=str(item.seq)))
             await stream.rest()  # until `stream.wake()`, or for so many seconds
     return stream.response
 """
@@ -111,16 +111,13 @@ class Stream:
         if self.alive:
             await self._write(b"retry: 1000\n\n")
 
-    async def send(self, data: str, *, event: str = "", id_: str = "") -> None:
-        """Send one event; it is on its way, or in a buffer of bounded size, when this returns.
+    async def send(self, block: bytes) -> None:
+        """Send what `encode` made, once for many clients; it is on its way, or in a buffer of
+        bounded size, when this returns.
 
         Raises ConnectionError where the client is gone, or took nothing for `write_s`: then
-        it is dropped. Raises ValueError where `event` or `id_` is more than one line.
+        it is dropped.
         """
-        await self._write(encode(data, event, id_))
-
-    async def send_encoded(self, block: bytes) -> None:
-        """As `send`, of what `encode` made: once for many clients."""
         await self._write(block)
 
     async def rest(self, within_s: float | None = None) -> bool:

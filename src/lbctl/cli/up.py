@@ -132,7 +132,7 @@ async def _fill(
     if found.tls is not None:
         also = " (plain HTTP redirects)" if redirects else ""
         screen.say(f"TLS      {found.tls.secure_url}{also}")
-    screen.say(f"admin    {found.admin.url}  (metrics: {found.admin.url}/metrics)")
+    screen.say(f"admin    {found.admin.url}  (the dashboard; metrics: {found.admin.url}/metrics)")
     screen.say("")
     screen.say(f"$ curl -s{'k' if redirects else ''} {url}/")
     for line in served.splitlines():

@@ -297,7 +297,7 @@ async def test_a_burst_leaves_the_loop_to_others_between_its_blocks(
 ) -> None:
     turn = 0
     sent: list[tuple[int, int]] = []  # in which turn of the loop, how many bytes
-    send = Stream.send_encoded
+    send = Stream.send
 
     async def noted(stream: Stream, block: bytes) -> None:
         sent.append((turn, len(block)))
@@ -309,7 +309,7 @@ async def test_a_burst_leaves_the_loop_to_others_between_its_blocks(
             turn += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(Stream, "send_encoded", noted)
+    monkeypatch.setattr(Stream, "send", noted)
     happens(admin, 2_000)
     turning = asyncio.create_task(turns())
     try:

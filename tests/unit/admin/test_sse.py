@@ -84,9 +84,9 @@ async def test_events_arrive_one_by_one_and_the_answer_ends() -> None:
     gate = asyncio.Event()
 
     async def serve(stream: Stream) -> None:
-        await stream.send('{"a": 1}', event="backend", id_="7")
+        await stream.send(encode('{"a": 1}', event="backend", id_="7"))
         await gate.wait()
-        await stream.send("two\nlines")
+        await stream.send(encode("two\nlines"))
 
     async with Server(streams(), serve).running() as server, server.session.get("/") as answer:
         assert answer.status == 200
@@ -136,7 +136,7 @@ async def test_a_client_that_goes_is_missed_at_once() -> None:
 async def test_a_client_that_does_not_read_is_dropped() -> None:
     async def flood(stream: Stream) -> None:
         while stream.alive:
-            await stream.send("x" * 10_000)
+            await stream.send(encode("x" * 10_000))
             sent.append(10_000)
 
     sent: list[int] = []
@@ -156,7 +156,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_long_message() -> None:
     async def serve(stream: Stream) -> None:
         clock = asyncio.get_running_loop().time
         began = clock()
-        await stream.send_encoded(block)
+        await stream.send(block)
         took.append(clock() - began)
 
     async with Server(streams(write_s=write_s), serve).running() as server:

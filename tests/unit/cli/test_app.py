@@ -47,7 +47,7 @@ def test_up_starts_three_and_shows_the_list(machine: Machine) -> None:
     assert typed.status == 0
     assert typed.out.splitlines() == [
         f"serving  {traffic}  (3 backends in rotation)",
-        f"admin    {admin}  (metrics: {admin}/metrics)",
+        f"admin    {admin}  (the dashboard; metrics: {admin}/metrics)",
         "",
         f"$ curl -s {traffic}/",
         "127.1.0.1",
