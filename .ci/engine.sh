@@ -24,6 +24,9 @@ engine_install() {
     command -v promtool >/dev/null || missing="$missing prometheus"
     command -v chromium >/dev/null || missing="$missing chromium"
     command -v docker-compose >/dev/null || missing="$missing docker-compose"
+    # The shells that completion is for.
+    command -v zsh >/dev/null || missing="$missing zsh"
+    command -v fish >/dev/null || missing="$missing fish"
     # For the tests' second engine, in a network namespace of its own.
     command -v ip >/dev/null || missing="$missing iproute2"
     command -v iptables >/dev/null || missing="$missing iptables"
