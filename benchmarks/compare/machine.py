@@ -40,7 +40,8 @@ print(json.dumps({
 
 
 def look() -> Machine:
-    return Machine(read_cpu_model(), os.cpu_count() or 0, f"Linux {os.uname().release}")
+    version = os.uname().release.partition("-")[0]
+    return Machine(read_cpu_model(), os.cpu_count() or 0, f"Linux {version}")
 
 
 def interpreter(python: str, directory: Path) -> Interpreter:

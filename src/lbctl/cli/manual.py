@@ -41,7 +41,8 @@ come as plain lines. Colour is for terminals, and `NO_COLOR=1` turns it off.
 | 3 | the machine lacks something; the message says what to install or start |
 | 130 | interrupted by Ctrl-C |
 
-With `--json` standard output is one document, and nothing else is written there. Its keys are
+With `--json` standard output is one document (of `events` and `status --watch`: one a line), and
+nothing else is written there. Its keys are
 stable: new ones may be added, none changes its meaning. A command that fails before it has a result
 prints no document: look at the exit status first. Where a document says how something failed (a
 rollout that went back, a promise that was broken), the status is 1 all the same. Times are ISO 8601

@@ -56,12 +56,13 @@ So does a key in the file that is no setting. A variable of another name is igno
 
 `lbctl up` brings a running stack to the settings it is given, and those not given to their
 defaults; only the number of backends stays. So keep them in the file, or give the same ones again.
-Where they differ from those of the running lb, it is started anew, which breaks the connections it
-has. With Compose, set variables where Compose runs; `compose.yaml` passes them on.
+Where they differ from those of the running lb, it reloads and no request is lost; other ports,
+addresses and TLS files start it anew, which breaks the connections it has.
+With Compose, set variables where Compose runs; `compose.yaml` passes them on.
 
 Four variables are no settings. `LBCTL_CONFIG` names the file. `LBCTL_STATE_DIR` is where stacks on
-the local runtime keep their files. `LBCTL_DEBUG=1` is `--debug`, `LBCTL_BUILD=1` is `lbctl up
---build`.
+the local runtime keep their files. `LBCTL_DEBUG=1` is `--debug`, `LBCTL_BUILD=1` is `--build`
+of `lbctl up` and `lbctl upgrade`.
 """
 
 
