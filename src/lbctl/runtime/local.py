@@ -69,7 +69,7 @@ class LocalRuntime:
         """
         running = {program.name for program in self._host.programs()}
         missing = [backend for backend in self._backends.values() if backend.name not in running]
-        await asyncio.gather(*(self._run(backend) for backend in missing))
+        await self._run(missing)
 
     async def start(self, count: int, release: Release) -> list[str]:
         names, addresses = self._free_names(), self._free_addresses()
@@ -82,8 +82,10 @@ class LocalRuntime:
                 self._backends[backend.name] = backend
                 self._revisions[backend.id] = release.revision
                 self._starting.add(backend.id)
+            for backend in made:
                 self._lay_out(backend)
-            await asyncio.gather(*(self._run(backend) for backend in made))
+                await asyncio.sleep(0)  # hundreds take longer than a heartbeat may
+            await self._run(made)
         except (OSError, LbctlError, StopIteration) as error:
             for backend in made:
                 await self.stop(backend.id, 0)
@@ -190,9 +192,13 @@ class LocalRuntime:
             for path in written:
                 os.chown(path, PROGRAM_UID, PROGRAM_UID)
 
-    async def _run(self, backend: Backend) -> None:
+    async def _run(self, backends: Sequence[Backend]) -> None:
+        if backends:
+            nginx = find_nginx()
+            await asyncio.gather(*(self._run_one(backend, nginx) for backend in backends))
+
+    async def _run_one(self, backend: Backend, nginx: Nginx) -> None:
         directory = self._directory(backend)
-        nginx = find_nginx()
         argv = [nginx.program, "-p", str(directory), "-c", str(directory / "nginx.conf")]
         if _has_early_log(nginx):
             argv += ["-e", str(directory / "nginx.log")]
