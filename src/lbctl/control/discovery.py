@@ -68,6 +68,8 @@ class Discovery:
         self._subscribed = asyncio.Event()
         self._settle_at: list[float] = []
         self._truth: list[Instance] | None = None
+        self._no_events = ""  # why, in one line
+        self._no_list = ""
         self._leaving: dict[str, tuple[float, Phase]] = {}  # id: when it was told, and what it is
 
     async def run(self) -> None:
@@ -95,7 +97,8 @@ class Discovery:
                 reason = str(error)
             if clock() - opened_at > control.reconnect_max_s:
                 backoff.reset()
-            self._stats.discovery_problem = reason.partition("\n")[0]
+            self._no_events = reason.partition("\n")[0]
+            self._say()
             wait_s = backoff.next_s(self._chance())
             log.warning("no events from the runtime, trying again in %.1f s: %s", wait_s, reason)
             await asyncio.sleep(wait_s)
@@ -104,6 +107,8 @@ class Discovery:
         now = asyncio.get_running_loop().time()
         if change.action == _SUBSCRIBED:
             log.info("following the events of the runtime")
+            self._no_events = ""
+            self._say()
             self._subscribed.set()
         else:
             self._stats.events[change.action] += 1
@@ -149,16 +154,21 @@ class Discovery:
                 if not failed:
                     log.warning("the runtime cannot be listed: %s", error or "it hangs")
                 failed = True
-                self._stats.discovery_problem = str(error).partition("\n")[0] or "it hangs"
+                self._no_list = str(error).partition("\n")[0] or "it hangs"
+                self._say()
                 await asyncio.sleep(backoff.next_s(self._chance()))
                 continue
             if failed:
                 log.info("the runtime is listed again")
             self._forget_hints(began_at)
             self._stats.discovery_synced_monotonic_s = clock()
-            self._stats.discovery_problem = ""
+            self._no_list = ""
+            self._say()
             self._tell()
             return
+
+    def _say(self) -> None:
+        self._stats.discovery_problem = self._no_list or self._no_events
 
     def _forget_hints(self, began_at: float) -> None:
         """Drop what the list, begun then, already says itself, and what is too old."""

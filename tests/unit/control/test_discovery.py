@@ -78,9 +78,19 @@ async def test_why_nothing_is_seen_is_told_until_a_list_comes() -> None:
         runtime.list_error = None
         await eventually(lambda: it.deliveries.last)
         assert it.stats.discovery_problem == ""
+
+
+async def test_a_list_does_not_hide_that_no_events_come() -> None:
+    runtime = FakeRuntime(running("a"))
+    async with discovering(runtime) as it:
+        await eventually(lambda: it.deliveries.last)
         runtime.may_subscribe.clear()
         runtime.cut()
         await eventually(lambda: it.stats.discovery_problem == "it ended")
+        lists = runtime.lists
+        it.discovery.look()
+        await eventually(lambda: runtime.lists > lists and len(it.deliveries.lists) > lists)
+        assert it.stats.discovery_problem == "it ended"
         runtime.may_subscribe.set()
         await eventually(lambda: it.stats.discovery_problem == "")
 
