@@ -27,7 +27,7 @@ from lbctl.core.text import printable
 from lbctl.deploy import Address
 from lbctl.deploy.listening import engine_finds_out
 from lbctl.deploy.secure import TlsFiles, env_of, files_in, mounts_of
-from lbctl.errors import EngineError, OperationError
+from lbctl.errors import LbctlError, OperationError
 from lbctl.model import LABEL_LB, LABEL_ROLE
 from lbctl.paths import CONTAINER
 from lbctl.runtime.containers import (
@@ -383,5 +383,5 @@ async def quietly(undo: Any, *args: Any) -> None:
     """Undo one thing; what cannot be undone must not hide why."""
     try:
         await undo(*args)
-    except EngineError as error:
+    except LbctlError as error:
         log.warning("not cleaned up: %s", error)

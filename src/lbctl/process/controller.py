@@ -370,9 +370,13 @@ class Reloader:
                 await self._supervisor.reload()
             except BaseException as error:
                 self.record(_of_reload(f"it did not work: {error}", changed))
-                self._restore(before)
-                with contextlib.suppress(OperationError):
-                    await self._hub.reload_peers(_PEER_RELOAD_S)  # those that had come so far
+                try:
+                    self._write(before)
+                except OperationError as second:
+                    _log.error("settings that do not work stay for the next start: %s", second)
+                else:
+                    with contextlib.suppress(OperationError):
+                        await self._hub.reload_peers(_PEER_RELOAD_S)  # those that had come so far
                 raise
             self._config = config
             self.record(_of_reload("new workers and controllers", changed))
@@ -398,15 +402,12 @@ class Reloader:
         changed = (document if isinstance(document, dict) else {}) | changeable(settings)
         self._write(json.dumps(changed).encode())
 
-    def _restore(self, before: bytes | None) -> None:
-        if before is not None:
-            self._write(before)
-        else:
-            self._paths.serve.unlink(missing_ok=True)
-
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | None) -> None:
         try:
-            write_atomically(self._paths.serve, data, 0o600)
+            if data is None:
+                self._paths.serve.unlink(missing_ok=True)
+            else:
+                write_atomically(self._paths.serve, data, 0o600)
         except OSError as error:
             raise OperationError(f"the settings cannot be kept: {error.strerror}") from None
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lbctl.core.text import printable
-from lbctl.errors import EngineError, OperationError
+from lbctl.errors import EngineError, EngineUnavailableError, OperationError
 from lbctl.model import LABEL_LB
 from lbctl.runtime.containers import Names
 from lbctl.runtime.engine import EngineRefusedError
@@ -188,7 +188,7 @@ class DockerHands:
         while True:
             try:
                 await self._engine.about()
-            except EngineError:
+            except (EngineError, EngineUnavailableError):
                 if time.monotonic() > end_s:
                     raise
             else:

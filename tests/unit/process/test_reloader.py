@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -78,6 +79,23 @@ async def test_what_did_not_work_is_not_kept(
     assert kept == before
     assert it.settings()["workers"] == 0
     assert lbs.calls[-1] == "peers"  # those that took it go back
+
+
+async def test_why_it_did_not_work_is_told_though_it_cannot_be_undone(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lbs = FakeLbs()
+    lbs.failing.add("own")
+    it = reloader(paths, lbs)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(paths.serve), "unlink", fail)
+    with pytest.raises(OperationError, match="they do not serve"):
+        await it.reload({"workers": 500})
+    assert "No space left" in caplog.text
+    assert lbs.calls == ["peers", "own"]  # there is nothing old for the others to go back to
 
 
 @pytest.mark.parametrize("wrong", [{"no_such": 1}, {"fall": 0}, {"port": 1234}])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lbctl.errors import EngineError, OperationError
+from lbctl.errors import EngineError, EngineUnavailableError, OperationError
 from lbctl.paths import Paths
 from lbctl.verify import hands as hands_module
 from lbctl.verify.hands import DockerHands, LocalHands
@@ -135,6 +135,26 @@ async def test_an_engine_is_waited_for(
     assert not restarting.done()
     fake.on("GET", "/version", {"Version": "1", "ApiVersion": "1.41"})
     await restarting
+
+
+async def test_nor_is_one_that_has_no_socket_yet(
+    fake: FakeEngine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hands_module, "_ASK_INTERVAL_S", 0.01)
+    asked = 0
+    about = engine.about
+
+    async def not_at_first() -> object:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise EngineUnavailableError("no Docker engine answers")
+        return await about()
+
+    monkeypatch.setattr(engine, "about", not_at_first)
+    fake.on("GET", "/version", {"Version": "1", "ApiVersion": "1.41"})
+    await DockerHands(engine, "shop", None, ["true"]).restart_engine()
+    assert asked == 3
 
 
 @pytest.mark.parametrize(
