@@ -121,7 +121,7 @@ class AdminServer:
         info = {"version": facts.version, "project": facts.project, "runtime": facts.runtime}
         self._registry = registry(LbCollector(fleet, traffic, stats, info))
         self._pages = Pages()
-        self._overview = Overview(fleet, traffic, scaler, stats, facts)
+        self._overview = Overview(fleet, traffic, scaler, stats, lambda: self._facts)
         self._live = Live(self._streams, self._overview.view, self._overview.series, now)
         self._sampler: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None

@@ -19,7 +19,7 @@ from lbctl.core.iplist import timestamp
 from lbctl.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lbctl.admin.api import Facts
     from lbctl.model import BackendStatus, ControlStats
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
 
 class Overview:
     """Owns what was measured: the window of the rates, and the series of the last minutes. It is
-    fed by `sample`, once a second.
+    fed by `sample`, once a second. `facts` is asked each time: addresses may be known later.
     """
 
     def __init__(
-        self, fleet: Fleet, traffic: Traffic, scaler: Scaler, stats: ControlStats, facts: Facts
+        self,
+        fleet: Fleet,
+        traffic: Traffic,
+        scaler: Scaler,
+        stats: ControlStats,
+        facts: Callable[[], Facts],
     ) -> None:
         self._fleet = fleet
         self._traffic = traffic
@@ -70,7 +75,7 @@ class Overview:
     def _summary(
         self, backends: Sequence[BackendStatus], rows: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
-        facts, membership, healing = self._facts, self._fleet.membership(), self._scaler.healing
+        facts, membership, healing = self._facts(), self._fleet.membership(), self._scaler.healing
         return {
             "project": facts.project,
             "runtime": facts.runtime,

@@ -232,6 +232,11 @@ async def test_status_says_how_old_the_tokens_are(admin: Admin) -> None:
 async def test_addresses_may_be_known_later(admin: Admin) -> None:
     async def addresses() -> list[str]:
         _, status = await admin.ask("GET", "/api/v1/status")
+        admin.server._live.beat()
+        async with admin.session.get("/api/v1/live") as live:
+            await live.content.readuntil(b"\nevent: status\ndata: ")
+            shown = json.loads(await live.content.readline())["summary"]
+        assert shown["address"] == status["address"]
         return [status["address"], status["admin_address"]]
 
     before = await addresses()

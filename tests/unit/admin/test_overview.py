@@ -18,7 +18,7 @@ def test_the_view_is_all_that_is_known() -> None:
     counted = FakeTraffic(id_b_1=traffic("b-1", in_flight=2), id_gone=traffic("b-0", in_flight=9))
     stats = synced_stats()
     stats.history = HistoryStatus(HistoryState.FAILING, "the disk is full")
-    view = Overview(fleet, counted, FakeScaler(), stats, FACTS).view()
+    view = Overview(fleet, counted, FakeScaler(), stats, lambda: FACTS).view()
     summary = view["summary"]
     assert (summary["in_rotation"], summary["known"]) == (1, 2)
     assert summary["in_flight"] == 2  # of those that are known
@@ -30,7 +30,7 @@ def test_the_view_is_all_that_is_known() -> None:
 
 def test_samples_are_measured_against_those_before() -> None:
     counted = FakeTraffic(id_b_1=traffic("b-1", ok=10))
-    overview = Overview(FakeFleet(), counted, FakeScaler(), synced_stats(), FACTS)
+    overview = Overview(FakeFleet(), counted, FakeScaler(), synced_stats(), lambda: FACTS)
     overview.sample()
     assert overview.series.present["requests_per_second"] == 0  # ten of an unknown time
     counted.backends["id-b-1"] = traffic("b-1", ok=40)
