@@ -264,7 +264,7 @@ class AdminClient:
                 self._url + path, params=query, headers=headers, timeout=timeout
             ) as response:
                 if response.status != 200:
-                    raise _refusal(response.status, await response.text())
+                    raise _refusal(response.status, await response.text(errors="replace"))
                 async for data in response.content.iter_any():
                     for text in reader.feed(data):
                         yield cast("EventRow", _document(text))
@@ -366,7 +366,7 @@ class AdminClient:
         while True:
             try:
                 async with self._session.request(method, self._url + path, **options) as response:
-                    text = await response.text()
+                    text = await response.text(errors="replace")
                 break
             except (aiohttp.ClientError, TimeoutError) as error:
                 # While one controller takes another's place the port may be closed, or close.

@@ -129,6 +129,13 @@ async def test_a_refused_reload_waits_for_nobody(
     assert [method for method, _ in port.asked] == ["GET", "POST"]
 
 
+async def test_a_page_in_latin_1_is_another_service_s(port: Port) -> None:
+    port.reload = web.Response(body=b"<html>caf\xe9</html>", content_type="text/html")
+    async with AdminClient(port.url) as client:
+        with pytest.raises(OperationError, match="something else listens there"):
+            await client.rotate_tokens("token")
+
+
 async def test_a_change_is_never_sent_twice(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have been heard, though nobody answered."""
     monkeypatch.setattr(client_module, "_HANDOVER_S", scaled(5))
