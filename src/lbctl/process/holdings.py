@@ -8,11 +8,13 @@ import os
 import shutil
 import socket
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from lbctl.errors import OperationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lbctl.config import Config
@@ -48,36 +50,48 @@ class Sockets:
 
 
 def lock(paths: Paths) -> IO[str]:
-    """Held as long as this process lives. Raises OperationError if another one holds it."""
-    try:
+    """Held as long as this process lives. Raises OperationError if another one holds it, or the
+    directory cannot be used.
+    """
+    with _usable(paths.state):
         paths.state.mkdir(mode=0o711, parents=True, exist_ok=True)
         file = _private(paths.lock)
-    except OSError as error:
-        raise OperationError(f"cannot use {paths.state}: {error.strerror}") from None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         raise OperationError(f"an lb already runs on {paths.state}") from None
-    file.truncate(0)
+    with _usable(paths.state):
+        file.truncate(0)
     return file
+
+
+@contextlib.contextmanager
+def _usable(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a disk that is full, or only to be read
+        raise OperationError(f"cannot use {path}: {error.strerror}") from None
 
 
 def _private(path: Path) -> IO[str]:
     """Nobody else may lock what others wait for."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+")
+    return open(path, "a+", opener=partial(os.open, mode=0o600))
 
 
 def tell_pid(held: IO[str]) -> None:
-    """Only now that it listens: whoever reads it may go on."""
-    held.write(f"{os.getpid()}\n")
-    held.flush()
+    """Only now that it listens: whoever reads it may go on. Raises OperationError."""
+    with _usable(held.name):
+        os.write(held.fileno(), b"%d\n" % os.getpid())
 
 
 def share_alive(paths: Paths) -> IO[str]:
-    """A lock that all children share: it is free when the last of them is gone."""
-    file = _private(paths.alive)
-    fcntl.flock(file, fcntl.LOCK_SH)
+    """A lock that all children share: it is free when the last of them is gone. Raises
+    OperationError.
+    """
+    with _usable(paths.state):
+        file = _private(paths.alive)
+        fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 

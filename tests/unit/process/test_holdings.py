@@ -51,6 +51,20 @@ def test_a_lock_is_held_once_and_free_again(tmp_path: Path) -> None:
     assert lock_in_another_process(paths) == ""
 
 
+def test_a_disk_that_is_full_or_only_read_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path / "state", tmp_path / "secrets")
+    with pytest.raises(OperationError, match=r"^cannot use .*/state: No such file"):
+        holdings.share_alive(paths)
+    with open("/dev/full", "a") as full:  # noqa: PTH123 - a device, not a path
+        with pytest.raises(OperationError, match=r"^cannot use /dev/full: No space left on device"):
+            holdings.tell_pid(full)
+        monkeypatch.setattr(holdings, "_private", lambda _: full)
+        with pytest.raises(OperationError, match=r"^cannot use .*/state: Invalid argument"):
+            holdings.lock(paths)  # a device is not cut
+
+
 def test_a_log_is_cut_past_its_limit_and_those_who_append_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
