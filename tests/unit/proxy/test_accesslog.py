@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,29 @@ def test_a_target_that_was_accepted_is_logged_as_it_was_sent(target: str) -> Non
     except ProtocolError:
         return
     assert json.loads(logged(request))["target"] == f"/{target}"
+
+
+@pytest.mark.parametrize("char", [b'"', b"\\", b"a"])
+def test_the_longest_line_goes_into_a_pipe_in_one_piece(char: bytes) -> None:
+    trusting = Origin(
+        Hop("lbctl-1", "w-" + 8 * "f", networks("2001:db8::/32")), "2001:db8::1", "https", "TLSv1.3"
+    )
+    head = b"%b /%b HTTP/1.1\r\nHost: h\r\nX-Request-Id: %b\r\nX-Forwarded-For: %b\r\n\r\n" % (
+        b"M" * 8_000,
+        char * 8_000,
+        char * 128,
+        b":".join([b"ffff"] * 8),
+    )
+    texts: list[str] = []
+    log = AccessLog(texts.append)
+    for target in (None, b"/" + b"\xff" * 8_000):  # as it came, and the worst that could
+        request = parse_request(head, 100)
+        request.target = target or request.target
+        backend = Backend(id="x", name="n" * 128, ip="10.0.0.1")  # the longest name there is
+        log.add((1e9, 1.0, trusting, request, 2**63, 200, 10**18, 1e9, 1e9, backend, 99))
+    log.flush()
+    assert texts[0].count("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff") == 2
+    assert max(map(len, texts[0].encode().splitlines(keepends=True))) <= select.PIPE_BUF
 
 
 def test_a_line_is_what_it_says() -> None:
