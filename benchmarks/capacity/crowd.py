@@ -44,6 +44,7 @@ _ROTATION_S = 120.0
 _ANSWER_S = 60.0
 _CONNECTIONS = 64
 _LOAD_S = 3
+_SHARE_S = 5.0
 _CONFIGURATION = """\
 worker_processes 1;
 worker_rlimit_nofile 65536;
@@ -162,11 +163,11 @@ def _load(place: Place) -> None:
         raise OperationError(f"under load: {load.errors}")
 
 
-def _share(root: int, pid: int, seconds: float = 5.0) -> float:
+def _share(root: int, pid: int) -> float:
     """The part of a CPU that one process takes."""
     before = read_tree(root)
     began = time.monotonic()
-    time.sleep(seconds)
+    time.sleep(_SHARE_S)
     after = read_tree(root)
     took_s = time.monotonic() - began
     return spent({pid: before[pid]}, {pid: after[pid]}).total_s / took_s

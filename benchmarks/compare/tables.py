@@ -111,9 +111,9 @@ def targets_table(results: Results) -> Table:
     return Table(["", "target", "measured", ""], rows)
 
 
-def processes_table(results: Results, scenario: str = "small") -> Table:
+def processes_table(results: Results) -> Table:
     """Of those of whom one process does the proxying: how much of the CPU is the others'."""
-    turns = Turns(results.runs, scenario)
+    turns = Turns(results.runs, "small")
     rows = [
         [
             peer.title,

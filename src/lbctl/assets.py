@@ -14,7 +14,6 @@ from pathlib import Path
 
 from lbctl.errors import MachineError, UsageError
 
-IMAGES = ("nginx", "lb")
 _PACKAGE = Path(__file__).resolve().parent
 _PLACEHOLDER = re.compile(r"@([A-Z]+)@")
 # Inside double quotes nginx still gives these a meaning, and `$` cannot be escaped at all.
@@ -72,7 +71,7 @@ def initial_files() -> dict[str, bytes]:
 
 
 def build_context(image: str) -> bytes:
-    """The tar archive from which the engine builds `image` (one of IMAGES).
+    """The tar archive from which the engine builds `image`, "nginx" or "lb".
 
     Laid out as the repository is, with the Dockerfile at `images/<image>/Dockerfile`. Equal
     files give equal bytes.

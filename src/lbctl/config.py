@@ -458,7 +458,7 @@ class Leaf:
     high: float | None
     choices: tuple[str, ...]
     check: Callable[[str], object] | None
-    shown: Callable[[str], str] | None = None
+    shown: Callable[[str], str] | None
 
     @property
     def variable(self) -> str:
@@ -559,7 +559,7 @@ def load(
     """
     values = given(flags, environ=environ, file=file)
     project_name(values.get("project", "lbctl"))
-    return _build(Config, values)
+    return _build(values)
 
 
 def given(
@@ -633,7 +633,7 @@ def overlay(config: Config, settings: Mapping[str, Any], where: str) -> Config:
         if leaf is None:
             raise UsageError(f"{where}: unknown setting {name!r}")
         values[name] = leaf.parse(raw, f"{where}: {name}")
-    return _build(Config, values)
+    return _build(values)
 
 
 def overlay_file(config: Config, path: Path) -> Config:
@@ -656,10 +656,10 @@ def refuse_fixed(before: Config, after: Config) -> None:
             raise UsageError(f"{name} cannot change while the lb runs: end it and start it again")
 
 
-def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    hints = get_type_hints(kind)
+def _build(values: Mapping[str, Any]) -> Config:
+    hints = get_type_hints(Config)
     arguments: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
+    for item in dataclasses.fields(Config):
         hint = hints[item.name]
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)  # noqa: S101 - narrows for the type checker
@@ -667,4 +667,4 @@ def _build(kind: type[Config], values: Mapping[str, Any]) -> Config:
             arguments[item.name] = hint(**{k: v for k, v in values.items() if k in names})
         elif item.name in values:
             arguments[item.name] = values[item.name]
-    return kind(**arguments)
+    return Config(**arguments)

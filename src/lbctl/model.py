@@ -384,7 +384,6 @@ class ControlStats:
     discovery_synced_monotonic_s: float | None = None  # of the last complete look
     discovery_problem: str = ""  # why there has been none since; empty if all is well
     events: Counter[str] = field(default_factory=Counter)  # runtime events by action
-    publish_count: int = 0
     publish_sum_s: float = 0.0
     publish_buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS_S) + 1))
     publish_failures: Counter[str] = field(default_factory=Counter)  # by backend name

@@ -147,12 +147,11 @@ def finish(paths: Paths, backends: Iterable[Backend]) -> None:
         paths.retiring_token.unlink(missing_ok=True)
 
 
-def _ensure_token(path: Path) -> str:
+def _ensure_token(path: Path) -> None:
     if path.exists() and not _is_empty(path):
-        return read(path)
-    token = secrets.token_hex(_BYTES)
-    _write(path, token)
-    return token
+        read(path)  # for its errors
+    else:
+        _write(path, secrets.token_hex(_BYTES))
 
 
 def _is_empty(path: Path) -> bool:

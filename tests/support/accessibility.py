@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+_MOST_STOPS = 400
 _FINDINGS = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
@@ -22,13 +23,13 @@ def findings(page: Page) -> list[str]:
     return found
 
 
-def tab_stops(page: Page, most: int = 400) -> list[str]:
+def tab_stops(page: Page) -> list[str]:
     """Where Tab leads from the top of the page until it comes round: id, or tag and name. Raises
     AssertionError where one of them does not show that it has the focus.
     """
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
     stops: list[str] = []
-    for _ in range(most):
+    for _ in range(_MOST_STOPS):
         page.keyboard.press("Tab")
         name, visible = page.evaluate(
             """() => {

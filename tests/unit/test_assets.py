@@ -17,6 +17,7 @@ from lbctl import assets
 from lbctl.errors import UsageError
 from lbctl.paths import PROGRAM_UID, WORKER_UID
 
+IMAGES = ("nginx", "lb")
 ROOT = Path(__file__).parents[2]
 SITE = assets.NginxSite(
     public="127.1.2.3:8080",
@@ -61,7 +62,7 @@ def test_a_backend_starts_with_an_empty_list() -> None:
     assert files["ips.txt"] == b""
 
 
-@pytest.mark.parametrize("image", assets.IMAGES)
+@pytest.mark.parametrize("image", IMAGES)
 def test_build_context_is_laid_out_as_the_repository(image: str) -> None:
     archive = assets.build_context(image)
     inside = members(archive)
@@ -84,7 +85,7 @@ def test_an_installed_lbctl_builds_from_its_own_files(tmp_path: Path) -> None:
     script = (
         "import hashlib, sys; from lbctl import assets;"
         "print(assets.images_directory());"
-        "[print(hashlib.sha256(assets.build_context(i)).hexdigest()) for i in assets.IMAGES]"
+        "[print(hashlib.sha256(assets.build_context(i)).hexdigest()) for i in ('nginx', 'lb')]"
     )
     done = [
         subprocess.run(
@@ -100,7 +101,7 @@ def test_an_installed_lbctl_builds_from_its_own_files(tmp_path: Path) -> None:
     assert done[0][1:] == done[1][1:]
 
 
-@pytest.mark.parametrize("image", assets.IMAGES)
+@pytest.mark.parametrize("image", IMAGES)
 def test_every_stage_comes_from_the_one_base(image: str) -> None:
     text = dockerfile(image)
     defaults = dict(re.findall(r"^ARG (\w+)=(\S+)", text, re.MULTILINE))

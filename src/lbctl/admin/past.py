@@ -18,7 +18,7 @@ from lbctl.core.when import moment, utc
 from lbctl.errors import OperationError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lbctl.core.history import Record
     from lbctl.ports import Journal
@@ -32,19 +32,11 @@ _SETTLED_S = 1.0
 _NUMBER = re.compile(r"[0-9]{1,15}")
 
 
-def now() -> datetime:
-    """The clock that durations count back from."""
-    return datetime.now(UTC)
-
-
 class Past:
     """The routes; `close` ends the streams. `streams` is how many clients may follow at a time."""
 
-    def __init__(
-        self, journal: Journal, streams: int, *, clock: Callable[[], datetime] = now
-    ) -> None:
+    def __init__(self, journal: Journal, streams: int) -> None:
         self._journal = journal
-        self._clock = clock
         self._streams = Streams(max(1, streams))
         self._turns = Turns()
         self._encoded = Encoded()
@@ -151,7 +143,7 @@ class Past:
         if text is None:
             return None
         try:
-            return moment(text, self._clock(), utc)
+            return moment(text, datetime.now(UTC), utc)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from None
 

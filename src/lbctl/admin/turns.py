@@ -24,10 +24,9 @@ WAITING = 16
 
 
 class Turns:
-    """`waiting` may wait for the one whose turn it is; one more is answered with 503."""
+    """WAITING may wait for the one whose turn it is; one more is answered with 503."""
 
-    def __init__(self, waiting: int = WAITING) -> None:
-        self._most = waiting + 1
+    def __init__(self) -> None:
         self._turn = asyncio.Lock()
         self._inside = 0
 
@@ -44,9 +43,9 @@ class Turns:
 
         Raises web.HTTPServiceUnavailable where too many wait.
         """
-        if self._inside >= self._most:
+        if self._inside > WAITING:
             raise web.HTTPServiceUnavailable(
-                reason=f"{self._most} questions are under way already: ask again in a second",
+                reason=f"{WAITING + 1} questions are under way already: ask again in a second",
                 headers={"Retry-After": "1"},
             )
         self._inside += 1

@@ -213,7 +213,6 @@ class Publisher:
         if not self._awaited:
             duration_s = asyncio.get_running_loop().time() - self._committed_at
             stats = self._stats
-            stats.publish_count += 1
             stats.publish_sum_s += duration_s
             stats.publish_buckets[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
             self._record(published(self._membership.generation, self._holders, duration_s))

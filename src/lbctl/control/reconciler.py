@@ -69,17 +69,15 @@ class Reconciler:
         routes: Routes,
         store: Store,
         stats: ControlStats,
-        wall: Callable[[], datetime] = utc_now,
         record: Callable[[Event], None] = unheard,
     ) -> None:
         self._routes = routes
         self._record = record
         self._store = store
-        self._wall = wall
         self._rotation = Rotation(
             Thresholds(fall=health.fall, rise=health.rise),
             Debounce(quiet_s=control.debounce_quiet_s, limit_s=control.debounce_limit_s),
-            wall(),
+            utc_now(),
             _restore(store),
             Terms(
                 failures=health.eject_failures,
@@ -126,12 +124,12 @@ class Reconciler:
 
     def observe(self, instances: Sequence[Instance]) -> None:
         """The complete list of the runtime, from discovery."""
-        self._rotation.observe(instances, self._wall())
+        self._rotation.observe(instances, utc_now())
         self._apply()
 
     def presume(self) -> None:
         """The runtime has shown no list: go on with the members of the saved one until it does."""
-        self._rotation.presume(self._wall())
+        self._rotation.presume(utc_now())
         self._apply()
 
     def drain(self, backend_ids: Iterable[str], reason: str, cause: Cause = Cause.BY_HAND) -> None:
@@ -180,7 +178,7 @@ class Reconciler:
     # What follows
 
     def _apply(self) -> None:
-        decision = self._rotation.step(asyncio.get_running_loop().time(), self._wall())
+        decision = self._rotation.step(asyncio.get_running_loop().time(), utc_now())
         if decision is not None:
             membership, snapshot = decision.membership, decision.snapshot
             saved = snapshot.revision, membership.generation

@@ -195,7 +195,7 @@ class Supervisor:
     # Children.
 
     def _start(self, child: Child) -> None:
-        if not child.wanted or child.alive or (self._ending and child.role != "program"):
+        if not child.wanted or child.alive or self._ending:
             return
         if child is self._controller:
             self._pulse.vacate(0)

@@ -125,6 +125,8 @@ async def _run(seat: Seat) -> None:
         one.close()
     await forwarder.drain(seat.config.control.drain_timeout_s)
     forwarder.close()
+    if tls is not None:
+        tls.close()
     for _ in range(_TURNS_TO_END):  # for connection_lost() of the last ones, and the last report
         await asyncio.sleep(0)
         link.report_soon()

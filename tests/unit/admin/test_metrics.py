@@ -62,7 +62,6 @@ def full() -> tuple[FakeFleet, FakeTraffic, ControlStats]:
     counted.connections = {"downstream": 9, "upstream": 3}
     stats = synced_stats()
     stats.events.update({"start": 2, HOSTILE: 1})
-    stats.publish_count = 2
     stats.publish_sum_s = 0.3
     stats.publish_buckets[7] = 2
     stats.publish_failures["b-2"] = 3

@@ -215,7 +215,7 @@ async def test_answers_in_their_other_shapes() -> None:
 
 async def test_questions_of_which_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     async with _served() as admin:
-        monkeypatch.setattr(admin.server._past._turns, "_most", 0)
+        monkeypatch.setattr("lbctl.admin.turns.WAITING", -1)
         for path in ("/api/v1/history", "/api/v1/events"):
             assert (await _ask(admin, "GET", path))[0] == 503
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lbctl.admin.door import Bounds
-from lbctl.admin.past import Encoded, now
+from lbctl.admin.past import Encoded
 from lbctl.admin.sse import Stream, encode
 from lbctl.core.history import (
     Event,
@@ -21,7 +21,6 @@ from lbctl.core.history import (
     document,
     list_events,
     record_of,
-    to_ms,
 )
 from lbctl.errors import OperationError
 from lbctl.model import Backend, HistoryState, HistoryStatus, Member, Membership
@@ -382,7 +381,3 @@ async def test_status_and_metrics_say_how_it_is(admin: Admin) -> None:
     _, text = await admin.ask("GET", "/metrics")
     assert "lbctl_history_lost_total 7.0" in text
     assert "lbctl_history_failing 1.0" in text
-
-
-def test_the_clock_counts_from_here() -> None:
-    assert abs(to_ms(now()) - to_ms(datetime.now(UTC))) < 60_000
