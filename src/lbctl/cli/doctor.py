@@ -18,10 +18,9 @@ from rich.text import Text
 from lbctl.cli import certificates
 from lbctl.cli.findings import Finding, Level
 from lbctl.core.text import printable
-from lbctl.deploy import Address
 from lbctl.deploy.images import BASE_IMAGE
 from lbctl.deploy.listening import refuse_listened
-from lbctl.deploy.secure import address_of
+from lbctl.deploy.secure import addresses_of
 from lbctl.errors import EngineUnavailableError, LbctlError, MachineError, OperationError
 from lbctl.runtime.containers import BACKEND_IMAGE, LB_IMAGE
 from lbctl.runtime.engine import Engine
@@ -154,12 +153,7 @@ async def _stack(session: Session, settings: Config) -> list[Finding]:
 
 def _ports(settings: Config, held: set[int]) -> list[Finding]:
     findings = []
-    wanted = {
-        "--port": Address(settings.bind, settings.port),
-        "--admin-port": Address(settings.admin_bind, settings.admin_port),
-        **address_of(settings),
-    }
-    for flag, address in wanted.items():
+    for flag, address in addresses_of(settings).items():
         subject = f"port {address.port}"
         if address.port in held:
             text = f"held by the stack of project {settings.project!r}"

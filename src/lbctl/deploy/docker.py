@@ -15,9 +15,9 @@ import logging
 import math
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from lbctl.config import FIXED, LEAVES
+from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
 from lbctl.deploy.images import ensure_image, ensure_images
@@ -40,7 +40,7 @@ from lbctl.deploy.pieces import (
     seal,
     stop_timeout_s,
 )
-from lbctl.deploy.secure import address_of, files_of, warnings_of
+from lbctl.deploy.secure import addresses_of, files_of, warnings_of
 from lbctl.errors import OperationError, UsageError
 from lbctl.model import LABEL_PROJECT
 from lbctl.paths import CONTAINER
@@ -109,7 +109,7 @@ class DockerStack:
         if socket is not None:
             for warning in warnings_of(options.config):
                 progress.note(warning)
-        addresses = _addresses(options.config)
+        addresses = addresses_of(options.config)
         await self._refuse_taken_ports(addresses, present)
         wanted = await self._wanted(options, files, addresses, progress)
         if not present.made_by_up:
@@ -142,7 +142,7 @@ class DockerStack:
             lbs=options.lbs or len(present.lbs),
             backend_image=options.backend_image or present.backend_image,
         )
-        addresses = _addresses(options.config)
+        addresses = addresses_of(options.config)
         addresses.pop("--tls-port", None)
         if present.tls_files.mounts:  # it stays as it is, and so may nobody have said it again
             addresses["--tls-port"] = published(present.pod, TLS_PORT)
@@ -349,25 +349,14 @@ def _engine_source(socket: str | None) -> str:
     return ENGINE_SOCKET if socket is None else os.path.realpath(socket)
 
 
-def _addresses(config: Config) -> dict[str, Address]:
-    """What is listened on outside, by the flag that sets the port. Traffic comes first."""
-    return {
-        "--port": Address(config.bind, config.port),
-        "--admin-port": Address(config.admin_bind, config.admin_port),
-        **address_of(config),
-    }
-
-
 def _settings(config: Config) -> dict[str, str]:
     """The variables that carry `config` into the container: what is not its default there.
 
     What only says how to start a stack stays outside.
     """
-    settings = {}
-    for leaf in LEAVES.values():
-        section: Any = getattr(config, leaf.section) if leaf.section else config
-        value = getattr(section, leaf.name)
-        outside = leaf.name in _OUTSIDE or leaf.section == "deploy"
-        if not outside and value != leaf.default:
-            settings[leaf.variable] = str(value)
+    settings = {
+        LEAVES[name].variable: str(value)
+        for name, value in settings_of(config).items()
+        if name not in _OUTSIDE and value != LEAVES[name].default
+    }
     return settings | {LEAVES["project"].variable: config.project}

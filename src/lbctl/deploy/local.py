@@ -29,7 +29,7 @@ from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
 from lbctl.deploy.listening import check_addresses, refuse_listened
-from lbctl.deploy.secure import absolute, address_of
+from lbctl.deploy.secure import absolute, addresses_of
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from lbctl.paths import write_atomically
 from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
@@ -79,7 +79,7 @@ class LocalStack:
                 return self._found(before, pid)  # the rest it can be told while it runs
             if not pid:
                 await self._bury_stopped()
-            addresses = _addresses(config)
+            addresses = addresses_of(config)
             check_addresses(addresses)
             _refuse_the_backends_ports(addresses)
             await self._refuse_listened(_new(addresses, before if pid else None))
@@ -462,14 +462,6 @@ def _localised(config: Config) -> Config:
 
 def _same_sockets(wanted: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     return all(wanted[name] == before.get(name, LEAVES[name].default) for name in FIXED)
-
-
-def _addresses(config: Config) -> dict[str, Address]:
-    return {
-        "--port": Address(config.bind, config.port),
-        "--admin-port": Address(config.admin_bind, config.admin_port),
-        **address_of(config),
-    }
 
 
 def _tls_address(setting: Callable[[str], Any]) -> Address | None:

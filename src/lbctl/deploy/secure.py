@@ -121,10 +121,15 @@ def mounts_of(files: TlsFiles) -> list[Json]:
     ]
 
 
-def address_of(config: Config) -> dict[str, Address]:
-    """Where clients find it, by the flag that sets the port; nothing without TLS."""
+def addresses_of(config: Config) -> dict[str, Address]:
+    """What is listened on outside, by the flag that sets the port. Traffic comes first."""
     tls = config.tls
-    return {"--tls-port": Address(config.bind, tls.tls_port)} if tls.on else {}
+    secure = {"--tls-port": Address(config.bind, tls.tls_port)} if tls.on else {}
+    return {
+        "--port": Address(config.bind, config.port),
+        "--admin-port": Address(config.admin_bind, config.admin_port),
+        **secure,
+    }
 
 
 def env_of(files: TlsFiles) -> Iterable[str]:
