@@ -1,7 +1,8 @@
 """The layers of docs/architecture.md: a module imports only what stands to its right.
 
 cli -> process, deploy, verify -> guard -> admin, control, proxy, runtime
-    -> assets, certificates, tokens -> ports, config, paths -> core -> model -> errors
+    -> assets, certificates, sockets, timed, tokens -> ports, config, paths
+    -> core -> model -> errors
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LAYERS = (
     {"process", "deploy", "verify"},
     {"guard"},
     {"admin", "control", "proxy", "runtime"},
-    {"assets", "certificates", "tokens"},
+    {"assets", "certificates", "sockets", "timed", "tokens"},
     {"ports", "config", "paths"},
     {"core"},
     {"model"},
@@ -45,7 +46,7 @@ IMPURE_CALLS = {"open", "print", "input", "now", "utcnow", "today"}
 # Libraries that belong to one place, so that their exceptions are mapped there.
 HOMES = {
     "aiodocker": {"runtime"},
-    "aiohttp": {"admin", "control", "guard", "runtime", "cli"},
+    "aiohttp": {"admin", "control", "guard", "runtime", "cli", "timed"},
     "click": {"cli"},
     "rich": {"cli"},
     "prometheus_client": {"admin"},

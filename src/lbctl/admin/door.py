@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from lbctl.timed import TimedHandler
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
@@ -77,7 +79,6 @@ class Door(web.BaseSite):
         return Connection(
             self,
             server,
-            loop=asyncio.get_running_loop(),
             keepalive_timeout=self.bounds.idle_s,
             access_log=None,
             logger=_QUIET,
@@ -110,16 +111,14 @@ class Door(web.BaseSite):
         self._resting[one] = None
 
 
-class Connection(web.RequestHandler):
-    """One client's. The server's middleware says when a request `begins` and `ends`."""
+class Connection(TimedHandler):
+    """One client's."""
 
     def __init__(self, door: Door, server: web.Server, **options: Any) -> None:
-        super().__init__(server, **options)
+        bounds = door.bounds
+        super().__init__(server, head_s=bounds.head_s, write_s=bounds.write_s, **options)
         self._door = door
-        self._timer: asyncio.TimerHandle | None = None  # for a head
-        self._write_timer: asyncio.TimerHandle | None = None
         self._inside = False
-        self._working = False
         self.on_lost: Callable[[], None] | None = None  # of an answer that does not end by itself
 
     # What the transport says
@@ -131,44 +130,25 @@ class Connection(web.RequestHandler):
             return
         self._inside = True
         super().connection_made(transport)
-        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if not self._inside:
-            return
-        super().data_received(data)
-        if data and not self._working:
-            self._expect_head()
+        if self._inside:
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._forget_head()
-        self._may_write()
         self._door.leaves(self)
         if self.on_lost is not None:
             self.on_lost()
         super().connection_lost(exc)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._write_timer is None:
-            loop = asyncio.get_running_loop()
-            self._write_timer = loop.call_later(self._door.bounds.write_s, self.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._may_write()
-
     # What the server says
 
     def begins(self) -> None:
-        """A whole head is there."""
-        self._forget_head()
-        self._working = True
+        super().begins()
         self._door.works(self)
 
     def ends(self) -> None:
-        """Its answer is about to be sent."""
-        self._working = False
+        super().ends()
         if self.transport is not None:
             self._door.rests(self)
 
@@ -189,23 +169,3 @@ class Connection(web.RequestHandler):
         )
         response.force_close()
         return response
-
-    def abort(self) -> None:
-        """End it now, whatever is under way."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _expect_head(self) -> None:
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._door.bounds.head_s, self.abort)
-
-    def _forget_head(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _may_write(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None

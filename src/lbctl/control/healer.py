@@ -102,7 +102,7 @@ class Healer:
         if wish.replicas is None or not self._reconciler.observed:
             return
         now = asyncio.get_running_loop().time()
-        statuses = {status.id: status for status in self._reconciler.backends()}
+        statuses = self._reconciler.statuses()
         well = {id_ for id_, status in statuses.items() if in_rotation(status)}
         resting = {
             id_ for id_ in wish.drained if id_ in statuses and statuses[id_].state is State.DRAINING

@@ -236,6 +236,10 @@ class Reconciler:
         """Every known backend, in order of name: backend-9 before backend-10."""
         return sorted(self._rotation.statuses(), key=lambda status: _name_key(status.name))
 
+    def statuses(self) -> dict[str, BackendStatus]:
+        """The same, by id."""
+        return {status.id: status for status in self.backends()}
+
     def membership(self) -> Membership:
         """The present list."""
         return self._rotation.membership

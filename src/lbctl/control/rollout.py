@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lbctl.control.leaving import Leaving
     from lbctl.control.reconciler import Reconciler
     from lbctl.core.lifecycle import Exchange
-    from lbctl.model import BackendStatus, Instance, Release, Rollout
+    from lbctl.model import Instance, Release, Rollout
     from lbctl.ports import Runtime
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class RolloutRunner:
             rollout.total,
             rollout.batch,
             instances,
-            self._statuses(),
+            self._reconciler.statuses(),
             self._drained(),
         )
 
@@ -132,7 +132,7 @@ class RolloutRunner:
         self, waiting: Collection[str], instances: Collection[Instance], waits: _Waits
     ) -> None:
         """Raises _NotWellError, when the newcomers that are of no use have been removed."""
-        statuses = self._statuses()
+        statuses = self._reconciler.statuses()
         failed = {
             instance: why
             for instance in instances
@@ -153,7 +153,7 @@ class RolloutRunner:
 
     async def _until_one_is_ready(self, waiting: Collection[str]) -> None:
         def ready() -> bool:
-            statuses = self._statuses()
+            statuses = self._reconciler.statuses()
             return any(in_rotation(statuses.get(one)) for one in waiting)
 
         with contextlib.suppress(TimeoutError):
@@ -166,10 +166,9 @@ class RolloutRunner:
         self._look()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
-                await self._reconciler.wait_until(lambda: self._statuses().keys() <= there)
-
-    def _statuses(self) -> dict[str, BackendStatus]:
-        return {status.id: status for status in self._reconciler.backends()}
+                await self._reconciler.wait_until(
+                    lambda: self._reconciler.statuses().keys() <= there
+                )
 
 
 class _Waits:

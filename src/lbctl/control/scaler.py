@@ -22,6 +22,7 @@ from lbctl.control.healer import Healer
 from lbctl.control.leaving import Leaving
 from lbctl.control.reconciler import utc_now
 from lbctl.control.rollout import RolloutRunner
+from lbctl.control.tasks import first_of
 from lbctl.control.testimony import last_words
 from lbctl.core.history import Event, Kind, unheard
 from lbctl.core.lifecycle import Plan, in_rotation, plan, to_replace
@@ -174,7 +175,7 @@ class Scaler:
                 raise self._overtaken()
             self._newer.clear()
             instances = await self._runtime.list()
-            todo = plan(replicas, instances, self._statuses(), self._wish.drained)
+            todo = plan(replicas, instances, self._reconciler.statuses(), self._wish.drained)
             log.info(
                 "scaling to %d: %d to start, %d to stop, %d dead ones to clear away",
                 replicas, todo.start, len(todo.stop), len(todo.clear),
@@ -205,17 +206,7 @@ class Scaler:
 
     async def _until_newer(self, check: Callable[[], bool]) -> None:
         """Wait until `check` holds, or a newer wish makes it pointless."""
-        loop = asyncio.get_running_loop()
-        condition = loop.create_task(self._reconciler.wait_until(check))
-        newer = loop.create_task(self._newer.wait())
-        try:
-            await asyncio.wait({condition, newer}, return_when=asyncio.FIRST_COMPLETED)
-            if condition.done():
-                condition.result()
-        finally:
-            condition.cancel()
-            newer.cancel()
-            await asyncio.gather(condition, newer, return_exceptions=True)
+        await first_of(self._reconciler.wait_until(check), self._newer.wait())
 
     def _reached(self, replicas: int, gone: set[str]) -> bool:
         statuses = self._reconciler.backends()
@@ -256,7 +247,7 @@ class Scaler:
 
         Raises OperationError where it is not there, leaves anyway, or is the last in rotation.
         """
-        statuses = self._statuses()
+        statuses = self._reconciler.statuses()
         status = statuses.get(backend_id)
         if status is None:
             raise OperationError(f"no backend has the id {printable(backend_id, 64)}")
@@ -288,7 +279,10 @@ class Scaler:
             self._reconciler.undrain([backend_id])
 
         def back() -> bool:
-            return in_rotation(self._statuses().get(backend_id)) and not self._reconciler.lagging()
+            return (
+                in_rotation(self._reconciler.statuses().get(backend_id))
+                and not self._reconciler.lagging()
+            )
 
         try:
             async with asyncio.timeout(self._control.drain_timeout_s):
@@ -322,7 +316,7 @@ class Scaler:
         self._refuse_while_rolling()
         instances = await self._runtime.list()
         self._refuse_while_rolling()
-        total = to_replace(self._wish.replicas, instances, self._statuses())
+        total = to_replace(self._wish.replicas, instances, self._reconciler.statuses())
         if total < 1:
             raise OperationError("lbctl has started none of the backends: nothing to roll out")
         release = self._wish.next_release(image)
@@ -366,9 +360,6 @@ class Scaler:
             )
 
     # What all of them need
-
-    def _statuses(self) -> dict[str, BackendStatus]:
-        return {status.id: status for status in self._reconciler.backends()}
 
     def _forget(self, backend_ids: Iterable[str]) -> None:
         """They are not drained by hand any more."""

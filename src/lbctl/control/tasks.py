@@ -58,3 +58,17 @@ async def woken(event: asyncio.Event, within_s: float | None) -> bool:
         return False
     event.clear()
     return True
+
+
+async def first_of(*jobs: Coroutine[Any, Any, Any]) -> None:
+    """Until one of them ends; raises what it raised. The others are cancelled, and have ended."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,6 +14,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from lbctl.control.tasks import first_of
 from lbctl.core.backoff import Backoff
 from lbctl.core.keeping import Piece, Remedy, move_of, remedies
 from lbctl.errors import LbctlError
@@ -62,16 +63,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Until the connection breaks; raises LbctlError, or returns where the engine ends it."""
-        looking = asyncio.create_task(self._keep_looking())
-        following = asyncio.create_task(self._follow())
-        try:
-            done, _ = await asyncio.wait({looking, following}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (looking, following):
-                task.cancel()
-            await asyncio.gather(looking, following, return_exceptions=True)
+        await first_of(self._keep_looking(), self._follow())
 
     async def _follow(self) -> None:
         filters = {"type": ["container"], "event": ["start", "die", "stop", "destroy"]}

@@ -15,10 +15,11 @@ import json
 import logging
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from lbctl.control.tasks import first_of
 from lbctl.core.allowlist import (
     BODY_LIMIT_BYTES,
     CHANGES,
@@ -34,14 +35,15 @@ from lbctl.core.allowlist import (
 from lbctl.core.text import printable
 from lbctl.errors import EngineError, EngineUnavailableError, LbctlError
 from lbctl.guard import answers
-from lbctl.guard.connections import Closed, Connection, is_at, listen, listens
+from lbctl.guard.connections import Closed, Connection, listen, listens
 from lbctl.runtime.containers import Names, backend_body
 from lbctl.runtime.docker import shapes
 from lbctl.runtime.engine import Engine, EngineRefusedError
 from lbctl.runtime.guarded import NO_ENGINE_STATUS, UNNAMED
+from lbctl.sockets import is_at
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from lbctl.core.allowlist import Shapes
@@ -275,7 +277,7 @@ class GuardServer:
         try:
             async with engine.events(self._shapes.events, call.since) as events:
                 await response.prepare(request)
-                await _until(ended, self._pass_on(events, response))
+                await first_of(self._pass_on(events, response), ended.wait())
         except EngineError as error:
             if not response.prepared:
                 raise
@@ -357,17 +359,3 @@ async def _body(request: web.BaseRequest, call: Call) -> bytes:
 def _message(status: int, text: str) -> web.Response:
     """An error in the engine's form."""
     return web.json_response({"message": text}, status=status)
-
-
-async def _until(ended: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work to its end, or until `ended` is set."""
-    working = asyncio.ensure_future(work)
-    waiting = asyncio.ensure_future(ended.wait())
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        working.cancel()
-        waiting.cancel()
-        await asyncio.gather(working, waiting, return_exceptions=True)

@@ -8,18 +8,14 @@ import asyncio
 import contextlib
 import logging
 import signal
-from typing import TYPE_CHECKING
 
 from lbctl import tokens
+from lbctl.control.tasks import first_of
 from lbctl.errors import OperationError
 from lbctl.guard.keeper import keep
 from lbctl.guard.server import GuardServer
 from lbctl.paths import CONTAINER, GUARD_SOCKET
 from lbctl.process import logs, output
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
 
 _log = logging.getLogger("lbctl.guard")
 
@@ -42,7 +38,7 @@ async def _run(project: str, image: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await _first_of(stop.wait(), keep(project), _serve(project, image))
+    await first_of(stop.wait(), keep(project), _serve(project, image))
 
 
 async def _serve(project: str, image: str) -> None:
@@ -71,14 +67,3 @@ async def _serve(project: str, image: str) -> None:
                 _log.error("%s; trying again", error)
     finally:
         await server.close()
-
-
-async def _first_of(*jobs: Coroutine[Any, Any, Any]) -> None:
-    """Until one of them ends; raises what it raised."""
-    tasks = {asyncio.ensure_future(job) for job in jobs}
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -15,7 +15,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import socket
 import struct
 import time
@@ -28,10 +27,10 @@ from lbctl.errors import OperationError
 from lbctl.model import BackendTraffic, Failure, TrafficTotals
 from lbctl.paths import write_atomically
 from lbctl.process import reports, wire
+from lbctl.sockets import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
     from lbctl.model import Process, Snapshot
     from lbctl.paths import Paths
@@ -41,8 +40,9 @@ _log = logging.getLogger("lbctl.hub")
 _SAVE_INTERVAL_S = 5.0
 _HUNG_S = 1.5
 """A worker reports four times a second; one that was silent so long is not waited for."""
-_KEPT_LIVES = 64
+_BACKLOG = 128
 _WORKERS_LIMIT = 512  # of all lbs, those that drain included
+_KEPT_LIVES = 64
 """Of workers that are gone; older ones are added up into one."""
 _RETIRED = "retired"
 _KEPT_NAMES = 1000
@@ -132,8 +132,10 @@ class Hub:
 
     async def start(self) -> None:
         """Serve in the place of the last leader. Raises OperationError."""
+        # Who connects is checked by uid.
+        bound, _ = listen(self._paths.workers_socket, 0o666, _BACKLOG)
         self._server = await asyncio.start_unix_server(
-            self._serve, sock=_listen(self._paths.workers_socket), limit=reports.LINE_LIMIT_BYTES
+            self._serve, sock=bound, limit=reports.LINE_LIMIT_BYTES
         )
         self._saving = asyncio.create_task(self._save_now_and_then())
 
@@ -386,23 +388,6 @@ class Hub:
 
     def _bury(self, life: _Life) -> None:
         self._lives.setdefault(_RETIRED, _Life()).bury(life)
-
-
-def _listen(path: Path) -> socket.socket:
-    """A socket of this name, in one step instead of the one that was there."""
-    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        one.bind(str(fresh))
-        fresh.chmod(0o666)  # who connects is checked by uid
-        one.listen(128)
-        fresh.replace(path)
-    except OSError as error:
-        one.close()
-        fresh.unlink(missing_ok=True)
-        raise OperationError(f"cannot listen on {path}: {error.strerror or error}") from None
-    one.setblocking(False)
-    return one
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lbctl.control.tasks import Tasks, woken
+from lbctl.control.tasks import Tasks, first_of, woken
 
 
 async def test_an_error_that_escapes_a_task_is_kept_for_the_owner() -> None:
@@ -42,3 +42,29 @@ async def test_woken_by_the_event_or_by_time() -> None:
     assert not event.is_set()
     event.set()
     assert await woken(event, 0)
+
+
+async def test_the_first_ends_the_rest_and_says_what_it_raised() -> None:
+    ended: list[str] = []
+
+    async def job(name: str, error: Exception | None = None, *, waits: bool = False) -> None:
+        try:
+            if waits:
+                await asyncio.Event().wait()
+            if error is not None:
+                raise error
+        finally:
+            ended.append(name)
+
+    await first_of(job("first"), job("second", waits=True))
+    assert ended == ["first", "second"]
+    with pytest.raises(RuntimeError, match="a fault"):
+        await first_of(job("third", waits=True), job("fourth", RuntimeError("a fault")))
+    assert ended[2:] == ["fourth", "third"]
+    whole = asyncio.ensure_future(first_of(job("fifth", waits=True), job("sixth", waits=True)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    whole.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await whole
+    assert sorted(ended[4:]) == ["fifth", "sixth"]
