@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lbctl.cli.client import AdminClient
+from lbctl.cli.client import AdminClient, backends_url
 from lbctl.core import wrk
 from lbctl.core.cputime import container_ns, spent, ticks_of
 from lbctl.core.text import printable
@@ -76,7 +76,7 @@ async def run(
         AdminClient(found.admin.url) as client,
     ):
         status = await client.status()
-        url = _url(found, status)
+        url = backends_url(found, status)
         command = [
             program, "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", url + "/",
         ]  # fmt: skip
@@ -90,12 +90,6 @@ async def run(
     else:
         _show(screen, status, load, cpu)
     return 0 if load.requests else 1
-
-
-def _url(found: FoundStack, status: Status) -> str:
-    """Where answers come from a backend: not where the lb itself redirects."""
-    redirects = status["settings"].get("tls_redirect") == "on"
-    return found.tls.secure_url if found.tls is not None and redirects else found.traffic.url
 
 
 async def _loaded(screen: Screen, command: list[str], seconds: int) -> Load:

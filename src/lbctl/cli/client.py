@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from lbctl.deploy import FoundStack
+
 _ANSWER_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.05
 _RELOAD_TIMEOUT_S = 60.0
@@ -394,6 +396,18 @@ def controllers(status: Status) -> set[tuple[str, int, str]]:
         for process in status["processes"]
         if process["role"] == "controller"
     }
+
+
+def redirects(found: FoundStack, status: Status) -> bool:
+    """Whether the lb answers plain HTTP itself, with where it speaks TLS."""
+    return found.tls is not None and status["settings"].get("tls_redirect") == "on"
+
+
+def backends_url(found: FoundStack, status: Status) -> str:
+    """Where answers come from a backend."""
+    if found.tls is not None and redirects(found, status):
+        return found.tls.secure_url
+    return found.traffic.url
 
 
 def _document(text: str) -> dict[str, Any]:

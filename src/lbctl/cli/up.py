@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
-from lbctl.cli.client import AdminClient, NoAnswerError
+from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, redirects
 from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
@@ -122,19 +122,18 @@ async def _fill(
         with screen.steps("backends in rotation") as steps:
             await _scale(client, replicas, token, settings, steps)
         status = await client.status()
-        redirects = found.tls is not None and status["settings"].get("tls_redirect") == "on"
-        url = found.tls.secure_url if found.tls is not None and redirects else found.traffic.url
+        redirected, url = redirects(found, status), backends_url(found, status)
         served = await client.served_list(url)
     if as_json:
-        screen.document(_document(found, status, redirects=redirects))
+        screen.document(_document(found, status, redirects=redirected))
         return 0
     screen.say(f"serving  {found.traffic.url}  ({_count(status['in_rotation'])} in rotation)")
     if found.tls is not None:
-        also = " (plain HTTP redirects)" if redirects else ""
+        also = " (plain HTTP redirects)" if redirected else ""
         screen.say(f"TLS      {found.tls.secure_url}{also}")
     screen.say(f"admin    {found.admin.url}  (the dashboard; metrics: {found.admin.url}/metrics)")
     screen.say("")
-    screen.say(f"$ curl -s{'k' if redirects else ''} {url}/")
+    screen.say(f"$ curl -s{'k' if redirected else ''} {url}/")
     for line in served.splitlines():
         screen.say(line)
     return 0

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lbctl import paths
 from lbctl.cli import up
-from lbctl.cli.client import AdminClient, WrongTokenError
+from lbctl.cli.client import AdminClient, WrongTokenError, redirects
 from lbctl.cli.session import ended_by_sigterm
 from lbctl.core.text import printable
 from lbctl.deploy import Address
@@ -117,7 +117,7 @@ async def run(
         _hands(found, partial(up.replace_lbs, stack, found, client, settings), restart) as hands,
         ended_by_sigterm(),
     ):
-        if found.tls and (await client.status())["settings"].get("tls_redirect") == "on":
+        if found.tls and redirects(found, await client.status()):
             raise UsageError(
                 "verify speaks plain HTTP, which this stack redirects\n"
                 "lbctl reload --tls-redirect off, and then again"
