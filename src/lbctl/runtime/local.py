@@ -95,7 +95,7 @@ class LocalRuntime:
         return [backend.id for backend in made]
 
     async def stop(self, instance_id: str, grace_s: float) -> None:
-        backend = next((one for one in self._backends.values() if one.id == instance_id), None)
+        backend = self._of(instance_id)
         if backend is None:
             return
         self._stopping.add(instance_id)
@@ -121,13 +121,16 @@ class LocalRuntime:
             if backend.id not in self._starting
         ]
 
+    def _of(self, instance_id: str) -> Backend | None:
+        return next((one for one in self._backends.values() if one.id == instance_id), None)
+
     def _phase(self, backend: Backend, running: set[str]) -> Phase:
         if backend.id in self._stopping:
             return Phase.STOPPING
         return Phase.RUNNING if backend.name in running else Phase.EXITED
 
     async def last_lines(self, instance_id: str, count: int) -> Sequence[str]:
-        backend = next((one for one in self._backends.values() if one.id == instance_id), None)
+        backend = self._of(instance_id)
         if backend is None:
             return []
         try:

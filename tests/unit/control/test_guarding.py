@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,24 +12,10 @@ from lbctl.control.guarding import keep_count
 from lbctl.errors import EngineUnavailableError
 from lbctl.model import ControlStats, GuardCounts
 from tests.support.deadlines import eventually
+from tests.support.fakes import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-
-class Memory:
-    """A Store."""
-
-    def __init__(self, document: Any = None) -> None:
-        self.document = document
-        self.saves = 0
-
-    def load(self) -> Any:
-        return self.document
-
-    def save(self, document: Any) -> None:
-        self.document = document
-        self.saves += 1
 
 
 class Guard:
@@ -52,7 +38,7 @@ def no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def kept(
-    guard: Guard, store: Memory, check: Callable[[ControlStats], bool | Awaitable[bool]]
+    guard: Guard, store: MemoryStore, check: Callable[[ControlStats], bool | Awaitable[bool]]
 ) -> ControlStats:
     stats = ControlStats()
     keeping = asyncio.create_task(keep_count(guard.counters, store, stats))
@@ -63,14 +49,14 @@ async def kept(
 
 
 async def test_it_is_saved_when_it_changes_only() -> None:
-    guard, store = Guard(), Memory()
+    guard, store = Guard(), MemoryStore()
     stats = await kept(guard, store, lambda _: guard.asked > 3)
     assert stats.guard == GuardCounts(2, {"path": 1})
     assert store.saves == 1
 
 
 async def test_a_guard_that_is_away_and_comes_back_anew() -> None:
-    guard, store = Guard(), Memory()
+    guard, store = Guard(), MemoryStore()
 
     async def through_it(stats: ControlStats) -> bool:
         guard.told = None
@@ -87,7 +73,7 @@ async def test_a_guard_that_is_away_and_comes_back_anew() -> None:
 
 
 async def test_the_next_controller_goes_on_with_it() -> None:
-    guard, store = Guard(), Memory()
+    guard, store = Guard(), MemoryStore()
     await kept(guard, store, lambda stats: stats.guard == GuardCounts(2, {"path": 1}))
     guard.told = None
     asked = guard.asked
@@ -98,5 +84,5 @@ async def test_the_next_controller_goes_on_with_it() -> None:
 async def test_a_file_of_no_use_starts_at_zero() -> None:
     guard = Guard()
     guard.told = None
-    stats = await kept(guard, Memory({"x": 1}), lambda _: guard.asked > 0)
+    stats = await kept(guard, MemoryStore({"x": 1}), lambda _: guard.asked > 0)
     assert stats.guard == GuardCounts()
