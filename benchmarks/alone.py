@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 from benchmarks.compare import backends, balancer
 from benchmarks.compare.processes import Place, cores, end_properly, refuse_taken, scratch, serving
 from benchmarks.compare.procfs import read_resident_bytes
-from lbctl.errors import LbctlError, OperationError
+from lbctl.errors import LbctlError, MachineError, OperationError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 _ADDRESS = "127.77.3.1"
@@ -72,6 +74,30 @@ def _get(address: str, port: int, target: str) -> bytes:
         raise OperationError(f"{address}:{port}{target}: {error!r}") from None
     finally:
         connection.close()
+
+
+def allow_files(count: int) -> None:
+    """Have so many files open at a time. Raises MachineError."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < count:
+        raise MachineError(f"{count} open files are needed, and {most} are allowed (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def ask(client: socket.socket, target: str) -> None:
+    """One request, and its whole answer, which ends with a line. Raises OperationError."""
+    received = b""
+    try:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        while not received.partition(b"\r\n\r\n")[2].endswith(b"\n"):
+            data = client.recv(65_536)
+            if not data:
+                raise OperationError(f"closed after {received[:60]!r}")
+            received += data
+    except OSError as error:
+        raise OperationError(f"no answer: {error}") from None
+    if not received.startswith(b"HTTP/1.1 200 "):
+        raise OperationError(f"answered {received[:60]!r}")
 
 
 def ended(script: Callable[[], int]) -> int:

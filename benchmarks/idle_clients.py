@@ -10,15 +10,14 @@ not in it.
 from __future__ import annotations
 
 import argparse
-import resource
 import socket
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from benchmarks import alone
-from benchmarks.alone import MIB
-from lbctl.errors import MachineError, OperationError
+from benchmarks.alone import MIB, allow_files, ask
+from lbctl.errors import OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +33,7 @@ _REPORTED_S = 5.0
 
 def main(words: Sequence[str]) -> int:
     options = _options(words)
-    _allow_files(options.clients + _SPARE_FILES)
+    allow_files(options.clients + _SPARE_FILES)
     with alone.running({_TARGET: _BODY}, options.python) as lb:
         for _ in range(_WARM_UP):
             _client(lb.address, lb.port).close()
@@ -44,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         _until_clients(lb, options.clients)
         after = lb.resident_bytes()
         for client in clients[:: max(1, options.clients // _AGAIN)]:
-            _ask(client)  # they are idle, not forgotten
+            ask(client, _TARGET)  # they are idle, not forgotten
         for client in clients:
             client.close()
     each = (after - before) / options.clients
@@ -61,22 +60,8 @@ def _client(address: str, port: int) -> socket.socket:
         client = socket.create_connection((address, port), _TIMEOUT_S)
     except OSError as error:
         raise OperationError(f"no more connections: {error}") from None
-    _ask(client)
+    ask(client, _TARGET)
     return client
-
-
-def _ask(client: socket.socket) -> None:
-    """One request and its answer. Raises OperationError."""
-    received = b""
-    try:
-        client.sendall(f"GET {_TARGET} HTTP/1.1\r\nHost: idle.test\r\n\r\n".encode())
-        while not received.endswith(_BODY):
-            data = client.recv(65_536)
-            if not data:
-                raise OperationError(f"closed after {received[:60]!r}")
-            received += data
-    except OSError as error:
-        raise OperationError(f"no answer: {error}") from None
 
 
 def _until_clients(lb: alone.Alone, count: int) -> None:
@@ -86,13 +71,6 @@ def _until_clients(lb: alone.Alone, count: int) -> None:
         if time.monotonic() > end_s:
             raise OperationError(f"it says that it has {there} clients, not {count}")
         time.sleep(0.05)
-
-
-def _allow_files(count: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < count:
-        raise MachineError(f"{count} open files are needed, and {most} are allowed (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.alone import ended
+from benchmarks.alone import allow_files, ended
 from benchmarks.capacity import crowd, report
 from benchmarks.capacity.carrying import TARGET, Carrier
 from benchmarks.capacity.results import Results, to_document
@@ -26,7 +25,6 @@ from benchmarks.compare import backends, machine
 from benchmarks.compare.balancer import PROJECT
 from benchmarks.compare.processes import Place, cores, refuse_taken, scratch
 from benchmarks.compare.procfs import read_machine_ticks
-from lbctl.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     options = _options(words)
     clients = [int(count) for count in options.clients.split(",")]
     crowds = [int(count) for count in options.backends.split(",")]
-    _allow_files(max(*clients, _LISTENING_AT_ONCE * max(crowds)) + _SPARE_FILES)
+    allow_files(max(*clients, _LISTENING_AT_ONCE * max(crowds)) + _SPARE_FILES)
     results = _measured(options, clients, crowds)
     options.write.mkdir(parents=True, exist_ok=True)
     document = json.dumps(to_document(results), indent=1)
@@ -89,13 +87,6 @@ def _measured(options: argparse.Namespace, clients: list[int], crowds: list[int]
 
 def _tell(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
-
-
-def _allow_files(count: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < count:
-        raise MachineError(f"{count} open files are needed, and {most} are allowed (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:

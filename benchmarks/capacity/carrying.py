@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import TYPE_CHECKING
 
+from benchmarks.alone import ask
 from benchmarks.capacity.results import Carried, Resting
 from benchmarks.compare import balancer, wrk
 from benchmarks.compare.processes import pinned, serving
@@ -161,10 +162,10 @@ class Carrier:
             worker = busiest_child(pid)
             for _ in range(_WARM_UP_CLIENTS):
                 with self._client(tls=tls) as client:
-                    ask(client)
+                    ask(client, TARGET)
             before = read_resident_bytes(worker)
             for _ in range(count):
-                ask(open_ends.enter_context(self._client(tls=tls)))
+                ask(open_ends.enter_context(self._client(tls=tls)), TARGET)
             return (read_resident_bytes(worker) - before) / count
 
     def _client(self, *, tls: bool) -> socket.socket:
@@ -184,22 +185,6 @@ def busiest_child(pid: int) -> int:
     if not children:
         raise OperationError("the lb has no worker")
     return children[0]
-
-
-def ask(client: socket.socket) -> None:
-    """One request, and its whole answer. Raises OperationError."""
-    try:
-        client.sendall(f"GET {TARGET} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-        received = b""
-        while not received.endswith(b"\n") or b"\r\n\r\n" not in received:
-            data = client.recv(65_536)
-            if not data:
-                raise OperationError(f"closed after {received[:60]!r}")
-            received += data
-    except OSError as error:
-        raise OperationError(f"no answer: {error}") from None
-    if not received.startswith(b"HTTP/1.1 200 "):
-        raise OperationError(f"answered {received[:60]!r}")
 
 
 def paced(rate: float, connections: int) -> str:
