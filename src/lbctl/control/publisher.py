@@ -113,12 +113,12 @@ class Publisher:
     def rewrite(self) -> Callable[[], tuple[int, list[tuple[str, str]]]]:
         """Write to every target anew, changed or not; for a secret that was exchanged, and is
         read anew for each write. What is returned tells at any time how many have taken such a
-        write, and who has yet to: (name, why not). Who has taken no list so far is not waited
-        for, but for the end of a write that is under way.
+        write, and who has yet to: (name, why not). Who has only ever refused lists is not
+        waited for, but for the end of a write that is under way.
         """
         self._round += 1
         present, asked = self._round, list(self._copies.values())
-        expected = {copy for copy in asked if not copy.last_error}
+        expected = {copy for copy in asked if copy.round >= 0 or not copy.last_error}
         for copy in asked:
             copy.wake.set()
 

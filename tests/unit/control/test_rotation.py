@@ -175,6 +175,28 @@ async def test_who_does_not_take_it_is_named_and_not_waited_for(stack: Stack) ->
     assert known(stack.paths) == names_of(sent_to("ab", tokens.read(stack.paths.publish_secret)))
 
 
+async def test_one_that_took_lists_and_fails_now_is_named_too(stack: Stack) -> None:
+    await stack.up("ab")
+    stack.writer.failing["b"] = "no room on its disk"
+    stack.observe("abc")
+    await eventually(lambda: ("b", 2) in stack.writer.writes)
+    rotation = await stack.new_rotator(spread_s=0.2).rotate()
+    assert rotation.backends == 2
+    assert rotation.lagging == (("b", "no room on its disk"),)
+
+
+async def test_one_that_fails_and_takes_it_in_time_is_waited_for(stack: Stack) -> None:
+    await stack.up("ab")
+    stack.writer.failing["b"] = "no room on its disk"
+    stack.observe("abc")
+    await eventually(lambda: ("b", 2) in stack.writer.writes)
+    rotating = asyncio.create_task(stack.rotator.rotate())
+    await eventually(lambda: stack.rotator.rotating)
+    del stack.writer.failing["b"]
+    rotation = await rotating
+    assert (rotation.backends, rotation.lagging) == (3, ())
+
+
 async def test_who_took_no_list_before_is_not_waited_for(stack: Stack) -> None:
     stack.writer.failing["b"] = "no admin endpoint"
     await stack.up("a")
