@@ -128,7 +128,8 @@ class Discovery:
             began_at = clock()
             self._wanted.clear()
             await self._look()
-            # Never more than half of the engine's time, however fast events come.
+            # However fast events come, the engine is left in peace for as long as its list took,
+            # but no longer than the last settling takes.
             await asyncio.sleep(min(clock() - began_at, SETTLE_S[-1]))
             await woken(self._wanted, max(0.0, self._next_look_at() - clock()))
 

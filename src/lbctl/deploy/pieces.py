@@ -245,20 +245,21 @@ class Pieces:
         await self._retire(old)
         await self._engine.rename(new["Id"], name)
 
-    async def _until_ready(self, lb: Json) -> None:
+    async def _until_ready(self, container: Json) -> None:
         """Raises OperationError, with the last lines of its log, where it does not get so far."""
         end_s = time.monotonic() + _READY_S
-        while not await self._is_ready(lb):
-            facts = await self._engine.inspect(lb["Id"])
+        while not await self._is_ready(container):
+            facts = await self._engine.inspect(container["Id"])
             if not runs(facts) or time.monotonic() > end_s:
                 why = f"it is not ready after {_READY_S:g} s" if runs(facts) else "it has ended"
-                raise OperationError(f"{name_of(lb)}: {why}\n{await self._last_words(lb)}".rstrip())
+                said = await self._last_words(container)
+                raise OperationError(f"{name_of(container)}: {why}\n{said}".rstrip())
             await asyncio.sleep(_READY_POLL_S)
 
-    async def _is_ready(self, lb: Json) -> bool:
+    async def _is_ready(self, container: Json) -> bool:
         try:
             asked = ["test", "-e", str(CONTAINER.ready)]
-            return await self._engine.execute(lb["Id"], asked) == 0
+            return await self._engine.execute(container["Id"], asked) == 0
         except EngineRefusedError:  # it does not run, or not for long
             return False
 
@@ -268,9 +269,9 @@ class Pieces:
             [f"    {printable(line.decode(errors='replace'), 300)}" async for line in lines]
         )
 
-    async def _retire(self, lb: Json) -> None:
-        await self._engine.stop(lb["Id"], stop_timeout_s(lb))
-        await self._engine.remove(lb["Id"])
+    async def _retire(self, container: Json) -> None:
+        await self._engine.stop(container["Id"], stop_timeout_s(container))
+        await self._engine.remove(container["Id"])
 
     async def move(
         self,

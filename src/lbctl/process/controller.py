@@ -203,8 +203,8 @@ class Controller:
             group.create_task(tell_processes(traffic, journal.record))
             group.create_task(self.scale_when_served(self._hub, scaler))
             if isinstance(runtime, GuardedRuntime):
-                store = JsonFile(paths.guard_counters)
-                group.create_task(keep_count(runtime.counters, store, self._stats))
+                counted = JsonFile(paths.guard_counters)
+                group.create_task(keep_count(runtime.counters, counted, self._stats))
             # A scrape before the workers have told what they counted would go back.
             await self._hub.connected(_worker_processes(self._supervisor), _WORKERS_DEADLINE_S)
             # Nor is a status of any use that knows no backend yet.

@@ -16,9 +16,9 @@ A request is answered once; proxy/attempts.py says when it is sent a second time
 breaks off is ended with a reset, so that no client takes half of it for the whole.
 
 The short way: a head whose very bytes were read before needs no reading, and an answer that
-comes in one piece, with a head that was read before, goes out in one piece. `data_received`,
-`_begin` and `answered` are all that most requests ever run here; whatever is unlike goes the
-long way, with the same outcome (tests/unit/proxy/test_two_ways.py).
+comes in one piece, with a head that was read before, goes out in one piece: from `data_received`
+straight to `_begin`, and from Upstream straight to `answered`. Whatever is unlike goes the long
+way, with the same outcome (tests/unit/proxy/test_two_ways.py).
 """
 
 from __future__ import annotations

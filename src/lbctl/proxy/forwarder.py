@@ -1,8 +1,8 @@
 """The one owner of a worker's routes, pools, counters and clock.
 
-Timeouts cost nothing a request: a connection writes its deadline as a plain number, and one
-sweep every SWEEP_INTERVAL_S looks at all of them. `now` is the sweep's clock, so a deadline is
-late by at most one interval.
+Timeouts cost nothing a request: a connection copies its deadline as a plain number, and one
+sweep every SWEEP_INTERVAL_S looks at all of them, and moves on what is copied
+(proxy/deadlines.py).
 """
 
 from __future__ import annotations
