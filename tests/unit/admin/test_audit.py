@@ -101,6 +101,16 @@ async def test_a_line_is_never_longer_than_what_is_written_in_one_piece(
     assert max(map(len, lines.raw)) <= 4096
 
 
+def test_nor_is_the_longest_that_anybody_can_ask_for(lines: Lines) -> None:
+    long = "\N{GRINNING FACE}" * 1_000  # twelve characters each
+    client = ":".join(["ffff"] * 8) + "%interface-name"
+    entry = Entry(client, "wrong", long, long, f"/{long}", action="token-rotate")
+    entry.parameters, entry.refused, entry.began_s = {"settings": long}, "content-type", -1e9
+    Audit("b").close(entry, 415)
+    assert lines.last["parameters"] is None
+    assert max(map(len, lines.raw)) < 4096
+
+
 async def test_no_secret_is_in_it(admin: Admin, lines: Lines) -> None:
     settings = {"probe_headers": "X-Key: hunter2; Host: a", "hunter2": "hunter2"}
     await admin.change("reload", {"settings": settings})
