@@ -12,7 +12,6 @@ import pytest
 from lbctl.runtime.containers import LB_IMAGE
 from tests.docker.conftest import docker
 from tests.docker.stage import Stage, new_cli, staged
-from tests.support.cli import get
 from tests.support.deadlines import scaled, until
 from tests.support.images import ensure_images
 
@@ -122,9 +121,7 @@ def answers(stage: Stage, count: int) -> list[tuple[bytes, bytes]]:
 def test_what_a_backend_sends_reaches_no_other_answer(stage: Stage, name: str, what: str) -> None:
     processes = stage.cli.status()["processes"]
     join(stage, name, BAD[what])
-    until(lambda: name in stage.names, within=15)
-    listed = get(f"{stage.cli.admin_url}/api/v1/status")
-    assert name in listed
+    stage.settle({"backend-1", "backend-2", name}, within=15, listless={name})
     lists = set()
     for status, body in answers(stage, REQUESTS):
         assert status[:13] in (b"HTTP/1.1 200 ", b"HTTP/1.1 204 ", b"HTTP/1.1 502 "), status
