@@ -1,4 +1,4 @@
-"""The vectors of nodejs/llhttp against core/http1: what one strict reader takes, does the other?
+"""The vectors of nodejs/llhttp against core/http1 and chunked: what one takes, does the other?
 
 Every request and response of its test/request/*.md and test/response/*.md is read the way the
 proxy reads a connection: message after message, bodies included. llhttp is a parser and no
@@ -18,10 +18,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from lbctl.core.chunked import ChunkedBody
 from lbctl.core.http1 import (
     CHUNKED,
     UNTIL_CLOSE,
-    ChunkedBody,
     head_end,
     parse_request,
     parse_response,
@@ -70,7 +70,7 @@ class Vector(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What core/http1 says to the same bytes."""
+    """What core/http1 and core/chunked say to the same bytes."""
 
     messages: int  # taken whole; a body that ends with the connection has no end yet
     refusal: str  # "" if none

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import h11
 
+from lbctl.core.chunked import ChunkedBody
 from lbctl.core.forwarding import request_head, response_head, response_outlives_connection
 from lbctl.core.http1 import (
     CHUNKED,
     HEAD_END,
     UNTIL_CLOSE,
-    ChunkedBody,
     head_end,
     parse_request,
 )

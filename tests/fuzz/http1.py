@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of core/http1 and core/forwarding with atheris (docs/testing.md).
+"""Coverage-guided fuzzing of core/http1, chunked and forwarding with atheris (docs/testing.md).
 
     python -m tests.fuzz.http1 -max_total_time=60 [libFuzzer's options, or inputs]
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["lbctl.core"]):
+    import lbctl.core.chunked
     import lbctl.core.forwarding
     import lbctl.core.http1
     import lbctl.core.origin  # noqa: F401

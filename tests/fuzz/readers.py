@@ -1,4 +1,4 @@
-"""Two readers of the same bytes: core/http1 as it is fed by a connection, and h11.
+"""Two readers of the same bytes: core/http1 and chunked, fed as by a connection, and h11.
 
 h11 differs on purpose in two things that lbctl takes: it refuses white space before the semicolon
 of a chunk extension, and leaves an absolute target as it is. In all else it may be laxer only: it
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from lbctl.core.chunked import ChunkedBody
 from lbctl.core.http1 import (
     CHUNKED,
     HEAD_END,
     NO_BODY,
     UNTIL_CLOSE,
-    ChunkedBody,
     Request,
     Response,
     head_end,

@@ -1,4 +1,4 @@
-"""HTTP/1.x heads and bodies, read strictly (RFC 9112, RFC 9110).
+"""HTTP/1.x heads, read strictly (RFC 9112, RFC 9110); core/chunked.py reads bodies in chunks.
 
 Rules of this module:
 
@@ -17,7 +17,6 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from lbctl.errors import ProtocolError
@@ -32,18 +31,15 @@ UNTIL_CLOSE = -2
 HEAD_END = b"\r\n\r\n"
 _SAYS_KEEP_ALIVE = b"\r\nConnection: keep-alive\r\n"
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_FIELDS = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELDS = rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 
-_REQUEST_LINE = re.compile(
-    rb"(" + _TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n"
-).match
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"++) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n").match
 _FIELD_BLOCK = re.compile(_FIELDS).fullmatch
 _RESPONSE = re.compile(
     rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( [\t\x20-\x7e\x80-\xff]*+)?+\r\n" + _FIELDS
 ).fullmatch
-_FIELD = re.compile(rb"(" + _TOKEN + rb"++):[\t ]*+([^\r]*)\r\n").findall
-_FIELD_LINE = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n").fullmatch
+_FIELD = re.compile(rb"(" + TOKEN + rb"++):[\t ]*+([^\r]*)\r\n").findall
 
 # The fields that decide about framing, connection or trust. Names with an underscore are
 # aliases of those with a dash in whatever maps headers to variables (CGI and its heirs).
@@ -64,19 +60,8 @@ _HOST_VALUE = re.compile(rb"(?:" + _AUTHORITY + rb")?").fullmatch  # empty: none
 _ABSOLUTE = re.compile(rb"(?i:https?)://(" + _AUTHORITY + rb")([/?].*)?").fullmatch
 _CODED_AND_CHUNKED = re.compile(rb"(?i)(?!chunked\b)[a-z-]+, chunked").fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-_EXTENSION = rb"[\t ]*+;[\t ]*+%b++(?:[\t ]*+=[\t ]*+(?:%b++|%b))?+" % (_TOKEN, _TOKEN, _QUOTED)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*+\r\n" % _EXTENSION).fullmatch
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+").match
 _VERSION = re.compile(rb"[^\r\n ]++ [^\r\n ]++ HTTP/([0-9]\.[0-9])\r\n").match
-
-# What decides about framing, routing, trust or how the content is read must be known before
-# the content (RFC 9110, section 6.5.1); some servers merge trailers into the head's fields.
-_NEVER_IN_TRAILERS = re.compile(
-    rb"(?i:transfer[-_]encoding|content[-_](?:length|encoding|type|range)|host|connection|te"
-    rb"|trailer|upgrade|keep-alive|expect|range|max-forwards|authorization|cookie|set-cookie"
-    rb"|proxy[^:]*|forwarded|x[-_]forwarded[^:]*)[\t ]*:"
-).match
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -272,7 +257,7 @@ def _careful_request(raw: bytes, method: bytes, target: bytes, minor: int) -> Re
     fields = _split(raw)
     host, target = _host(fields, method, target, minor)
     length = _request_length(fields, minor)
-    options = _options(fields)
+    options = connection_options(fields)
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     request = Request(
         raw, method, target, minor, host, length, keep_alive=keep_alive, fields=fields
@@ -342,16 +327,13 @@ def _request_length(fields: Fields, minor: int) -> int:
     return length or NO_BODY
 
 
-def _options(fields: Fields) -> set[bytes]:
+def connection_options(fields: Fields) -> set[bytes]:
     """The connection options, in lower case (RFC 9110, section 7.6.1)."""
     options: set[bytes] = set()
     for name, value in fields:
         if name == b"connection":
             options.update(option.strip(b" \t").lower() for option in value.split(b","))
     return options
-
-
-connection_options = _options
 
 
 def upgrade_protocols(fields: Fields) -> frozenset[bytes]:
@@ -391,7 +373,7 @@ def _careful_response(raw: bytes, status: int, minor: int, request_method: bytes
     length, chunked = _lengths(fields, 502)
     if chunked and minor == 0:
         raise ProtocolError(502, "transfer_encoding")
-    options = _options(fields)
+    options = connection_options(fields)
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     body = CHUNKED if chunked else UNTIL_CLOSE if length is None else length
     if request_method == b"HEAD" or status < 200 or status in (204, 304):
@@ -399,111 +381,3 @@ def _careful_response(raw: bytes, status: int, minor: int, request_method: bytes
     if body == UNTIL_CLOSE:
         keep_alive = False
     return Response(raw, status, minor, body, keep_alive=keep_alive, fields=fields)
-
-
-class _Chunk(Enum):
-    SIZE = "size"
-    DATA = "data"
-    DATA_END = "data end"
-    TRAILER = "trailer"
-
-
-class ChunkedBody:
-    """Checks a chunked body as it streams by (RFC 9112, section 7.1).
-
-    Feed it bytes as they come; it returns those that may be passed on, which are whole
-    lines and data only: half a chunk line waits until the rest has been seen. After `done`,
-    `rest` holds what came behind the message. With `decode`, only the data is returned,
-    without sizes and trailers, for peers that know no chunks.
-    """
-
-    __slots__ = (
-        "_decode",
-        "_held",
-        "_left",
-        "_limit",
-        "_state",
-        "_status",
-        "_trailers",
-        "done",
-        "rest",
-    )
-
-    def __init__(self, status: int, limit_bytes: int, *, decode: bool = False) -> None:
-        """`status` is that of the errors (400 or 502); `limit_bytes` bounds a chunk line and
-        the trailers together.
-        """
-        self._status = status
-        self._limit = limit_bytes
-        self._decode = decode
-        self._state = _Chunk.SIZE
-        self._left = 0
-        self._held = b""
-        self._trailers = 0
-        self.done = False
-        self.rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Raises ProtocolError as soon as a byte cannot belong there."""
-        if self._state is _Chunk.DATA and len(data) <= self._left:
-            self._left -= len(data)  # the most common case: the same object goes through
-            if not self._left:
-                self._state = _Chunk.DATA_END
-            return data
-        if self._held:
-            data = self._held + data
-            self._held = b""
-        decoded: list[bytes] = []
-        position, size = 0, len(data)
-        while position < size:
-            if self._state is _Chunk.DATA:
-                end = min(position + self._left, size)
-                if self._decode:
-                    decoded.append(data[position:end])
-                self._left -= end - position
-                position = end
-                if not self._left:
-                    self._state = _Chunk.DATA_END
-                continue
-            end = data.find(b"\n", position) + 1
-            if not end:
-                self._hold(data[position:])
-                break
-            self._line(data[position:end])
-            position = end
-            if self.done:
-                self.rest = data[position:]
-                break
-        if self._decode:
-            return b"".join(decoded)
-        return data if position == size else data[:position]
-
-    def _hold(self, part: bytes) -> None:
-        """Keep an unfinished line, if it can still become one."""
-        possible = {
-            _Chunk.SIZE: part[:1] in b"0123456789abcdefABCDEF",
-            _Chunk.DATA_END: part == b"\r",
-        }
-        if len(part) + self._trailers > self._limit or not possible.get(self._state, True):
-            raise ProtocolError(self._status, "chunk")
-        self._held = part
-
-    def _line(self, line: bytes) -> None:
-        if self._state is _Chunk.SIZE:
-            match = _CHUNK_LINE(line)
-            if match is None or len(line) > self._limit:
-                raise ProtocolError(self._status, "chunk")
-            self._left = int(match.group(1), 16)
-            self._state = _Chunk.DATA if self._left else _Chunk.TRAILER
-        elif self._state is _Chunk.DATA_END:
-            if line != b"\r\n":
-                raise ProtocolError(self._status, "chunk")
-            self._state = _Chunk.SIZE
-        else:
-            self._trailers += len(line)
-            if self._trailers > self._limit:
-                raise ProtocolError(self._status, "trailer")
-            if line == b"\r\n":
-                self.done = True
-            elif _NEVER_IN_TRAILERS(line) or not _FIELD_LINE(line):
-                raise ProtocolError(self._status, "trailer")

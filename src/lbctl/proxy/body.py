@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbctl.core.http1 import CHUNKED, ChunkedBody
+from lbctl.core.chunked import ChunkedBody
+from lbctl.core.http1 import CHUNKED
 from lbctl.errors import ProtocolError
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import asyncio
 from socket import SO_ERROR, SO_RCVBUF, SOL_SOCKET
 from typing import TYPE_CHECKING, cast
 
+from lbctl.core.chunked import ChunkedBody
 from lbctl.core.forwarding import response_head
 from lbctl.core.http1 import (
     CHUNKED,
     HEAD_END,
     UNTIL_CLOSE,
-    ChunkedBody,
     Response,
     connection_options,
     has_bare_lf,
