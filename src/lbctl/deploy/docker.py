@@ -58,7 +58,7 @@ from lbctl.runtime.containers import (
     listed_name,
     pod_body,
 )
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

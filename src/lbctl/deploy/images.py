@@ -12,7 +12,7 @@ from lbctl import assets
 from lbctl.core.text import printable
 from lbctl.errors import ImageError
 from lbctl.runtime.containers import BACKEND_IMAGE, LB_IMAGE
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from lbctl.core.text import printable
 from lbctl.errors import OperationError, UsageError
 from lbctl.runtime.containers import listed_name
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

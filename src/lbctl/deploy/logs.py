@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lbctl.core.text import printable
 from lbctl.model import LABEL_ROLE
 from lbctl.runtime.containers import listed_name
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -39,7 +39,7 @@ from lbctl.runtime.containers import (
     lb_body,
     listed_name,
 )
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from lbctl.deploy import Progress
@@ -180,7 +180,7 @@ class Pieces:
                 await self._replace(old, self._names.lb(name), body)
             elif not runs(old) or older(old, pod):
                 progress.note(f"starting {name_of(old)}")
-                await self._engine.restart(old["Id"], 0)
+                await self._engine.restart(old["Id"])
         for name, lb in present.lbs.items():
             if name not in wanted.lbs:
                 progress.note(f"stopping {name_of(lb)}")
@@ -200,14 +200,14 @@ class Pieces:
                 await self._engine.start(old["Id"])
                 return old
             if present.stray_guard:
-                await self._engine.restart(old["Id"], 0)
+                await self._engine.restart(old["Id"])
                 return old
         else:
             try:
                 await self._replace(old, self._names.guard, body)
             except BaseException:
                 if runs(old):  # the new one may have taken its place at the socket
-                    await quietly(self._engine.restart, old["Id"], 0)
+                    await quietly(self._engine.restart, old["Id"])
                 raise
         return None
 

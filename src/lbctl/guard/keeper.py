@@ -20,7 +20,8 @@ from lbctl.core.keeping import Piece, Remedy, move_of, remedies
 from lbctl.errors import LbctlError
 from lbctl.model import LABEL_PROJECT, LABEL_ROLE
 from lbctl.runtime.containers import Names, listed_name
-from lbctl.runtime.engine import Engine, EngineRefusedError
+from lbctl.runtime.engine import Engine
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from lbctl.runtime.containers import Json
@@ -112,7 +113,7 @@ class Keeper:
                     await self._engine.start(piece.id)
                 else:
                     self._moved.add(move_of(piece, pods))
-                    await self._engine.restart(piece.id, 0)
+                    await self._engine.restart(piece.id)
         if any(not piece.running for piece in pieces):
             asyncio.get_running_loop().call_later(_GRACE_S, self._news.set)
 

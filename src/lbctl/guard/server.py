@@ -38,8 +38,9 @@ from lbctl.guard import answers
 from lbctl.guard.connections import Closed, Connection, listen, listens
 from lbctl.runtime.containers import Names, backend_body
 from lbctl.runtime.docker import shapes
-from lbctl.runtime.engine import Engine, EngineRefusedError
+from lbctl.runtime.engine import Engine
 from lbctl.runtime.guarded import NO_ENGINE_STATUS, UNNAMED
+from lbctl.runtime.transport import EngineRefusedError
 from lbctl.sockets import is_at
 
 if TYPE_CHECKING:

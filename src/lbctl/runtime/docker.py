@@ -37,7 +37,7 @@ from lbctl.runtime.containers import (
     free_names,
     instance_of,
 )
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -14,7 +14,8 @@ from lbctl.errors import EngineError, EngineUnavailableError, LbctlError
 from lbctl.model import LABEL_REVISION, GuardCounts
 from lbctl.paths import GUARD_SOCKET
 from lbctl.runtime.docker import DockerRuntime
-from lbctl.runtime.engine import VERSION_PATH, Engine, EngineRefusedError
+from lbctl.runtime.engine import Engine
+from lbctl.runtime.transport import VERSION_PATH, EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

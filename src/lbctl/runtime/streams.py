@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aiohttp import StreamReader
 
-_LINE_LIMIT_BYTES: Final = 4 << 20  # labels and build output are in it
+_LINE_LIMIT_BYTES: Final = 4 << 20  # labels and build output are in it; a frame is far smaller
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -50,13 +50,17 @@ async def documents(chunks: AsyncIterator[bytes], what: str) -> AsyncIterator[di
 
 async def multiplexed_lines(content: StreamReader) -> AsyncIterator[bytes]:
     """Lines of a container without a terminal: frames of [stream, 0, 0, 0, size as 4 bytes]
-    and so many bytes, standard output and standard error each cut into lines of its own.
+    and so many bytes, standard output and standard error each cut into lines of its own. Of a
+    container's line, 4 MiB are kept. Raises EngineError at a frame of more than that.
     """
     rests = {1: b"", 2: b""}
     while True:
         try:
             header = await content.readexactly(8)
-            payload = await content.readexactly(int.from_bytes(header[4:], "big"))
+            size = int.from_bytes(header[4:], "big")
+            if size > _LINE_LIMIT_BYTES:
+                raise EngineError("the Docker engine sent a frame of more than 4 MiB")
+            payload = await content.readexactly(size)
         except asyncio.IncompleteReadError:
             break
         *whole, rest = (rests.get(header[0], b"") + payload).split(b"\n")

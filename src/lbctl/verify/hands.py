@@ -13,7 +13,7 @@ from lbctl.core.text import printable
 from lbctl.errors import EngineError, EngineUnavailableError, OperationError
 from lbctl.model import LABEL_LB
 from lbctl.runtime.containers import Names
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence

@@ -15,7 +15,7 @@ from lbctl.deploy.listening import (
     refuse_published,
 )
 from lbctl.errors import EngineError, OperationError, UsageError
-from lbctl.runtime.engine import EngineRefusedError
+from lbctl.runtime.transport import EngineRefusedError
 
 
 def wanted(port: int, host: str = "", admin_port: int = 9900) -> dict[str, Address]:

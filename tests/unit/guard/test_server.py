@@ -24,8 +24,8 @@ from lbctl.model import GuardCounts, Release
 from lbctl.ports import Change
 from lbctl.runtime import guarded as guarded_module
 from lbctl.runtime.containers import Names, backend_body
-from lbctl.runtime.engine import EngineRefusedError
 from lbctl.runtime.guarded import GuardedEngine, GuardedRuntime
+from lbctl.runtime.transport import EngineRefusedError
 from tests.support.deadlines import eventually, scaled
 
 if TYPE_CHECKING:
