@@ -24,10 +24,11 @@ import logging
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lbctl.control import repair
+from lbctl.control.aging import Aging
 from lbctl.control.database import (
     FILE,
     INSERT,
@@ -39,7 +40,6 @@ from lbctl.control.database import (
     first_where,
     is_damage,
     keys_where,
-    records_where,
     row_of,
     salvage,
     transaction,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from lbctl.control.aging import Limits
     from lbctl.control.snapshots import Snapshots
     from lbctl.model import Membership
 
@@ -71,22 +72,10 @@ WAITING_LIMIT = 10_000
 WAITING_BYTES = 64_000_000
 WHOLE_EVERY = 32
 """A list in so many has all its members; the others between say what changed."""
-CHUNK = 10_000
-"""Records of a partition, at most: what a question has to read of it takes some 80 ms."""
 _RETRY_S = 1.0
 _REPAIR_RETRY_S = 10.0  # it reads all there is
 _EXAMINE_INTERVAL_S = 60.0
 _TIDY_INTERVAL_S = 60.0
-_DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Past any of them the oldest records move to a partition."""
-
-    rows: int = 100_000
-    days: float = 30.0
-    size_bytes: int = 256_000_000
 
 
 class Archive:
@@ -102,10 +91,10 @@ class Archive:
     ) -> None:
         self._directory = directory
         self._snapshots = snapshots
-        self._limits = limits
         self._wall_ms = wall_ms
         self._clock = clock
         self._partitions = Partitions(directory)
+        self._aging = Aging(self._partitions, snapshots, limits, wall_ms)
         self._found: set[Key] | None = _present(snapshots)  # what is put there later is told too
         self._restored: dict[Key, dict[str, Any]] = {}
         self._adopted: set[Key] = set()
@@ -218,17 +207,21 @@ class Archive:
         if self._db is None or self.problem or self._clock() < self._stuck_s:
             return
         try:
-            while self.rows > self._limits.rows:
-                self._move(self._nth(max(1, self._limits.rows // 4)))
+            self._less(self._aging.past_rows(self._db, self.rows))
             if self._clock() >= self._tidy_s:
                 self._tidy_s = self._clock() + _TIDY_INTERVAL_S
-                self._move_what_is_old()
-                self._move_what_is_large()
-        except (OSError, sqlite3.Error, ValueError) as error:
-            self._stuck_s = self._clock() + _TIDY_INTERVAL_S
+                self._less(self._aging.past_days(self._db))
+                self._less(self._aging.past_size(self._db, self.rows))
+        except (OSError, sqlite3.Error) as error:
             if is_damage(error):
-                self.suspect()
+                self._replace_damaged(str(error))
+                return
+            self._stuck_s = self._clock() + _TIDY_INTERVAL_S
             log.warning("old history stays in %s for now: %s", FILE, error)
+
+    def _less(self, moved: Iterable[int]) -> None:
+        for count in moved:
+            self.rows -= count
 
     def close(self) -> None:
         """Store what waits, as far as that works."""
@@ -268,7 +261,7 @@ class Archive:
             db.execute("PRAGMA temp_store = MEMORY")
             db.execute("PRAGMA journal_size_limit = 4194304")
             db.executescript(SCHEMA)
-            self._finish_moves()
+            self._aging.finish(db)
             self._renumber()
             self._tell_repaired()
             self._adopt()
@@ -328,12 +321,6 @@ class Archive:
         self._missed = {seq + by: key for seq, key in self._missed.items()}
         self._next += by
 
-    def _finish_moves(self) -> None:
-        """Where a move was killed half way, its partition is there: take its records out."""
-        for one in self._partitions.all():
-            if first_where(self._connected(), "seq BETWEEN ? AND ? LIMIT 1", one.first, one.last):
-                self._take_out(one.last)
-
     # Snapshots without a record
 
     def _adopt(self) -> None:
@@ -389,7 +376,7 @@ class Archive:
         newest = first_where(db, "generation IS NOT NULL ORDER BY seq DESC LIMIT 1")
         try:
             lists = [] if newest is None else list(folded(chain(db, newest.seq, newest.seq)))
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             return ()  # what follows has all its members all the same
         return lists[-1].members if lists else ()
 
@@ -439,77 +426,18 @@ class Archive:
             self._damage = self._aside = ""
 
     def _rebuilt(self, record: Record) -> Record | None:
-        """A record out of a damaged file. A list may have lost what it builds on, but has a file of
-        its own; where that is gone too, None.
+        """A record out of a damaged file. A list may make no sense, or have lost what it builds on,
+        but has a file of its own; where that is gone too, None.
         """
-        if record.generation is None or record.whole:
+        if record.generation is None:
             return record
+        with contextlib.suppress(ValueError):
+            return next(folded([record])).record  # it stands for itself
         try:
             snapshot = self._snapshots.read(Key(record.generation, record.at_ms))
         except (OSError, ValueError):
             return None
         return whole(Listed(record, tuple(snapshot["backends"])))
-
-    # What is old
-
-    def _move_what_is_old(self) -> None:
-        """A day's at a time, not each record by itself."""
-        db = self._connected()
-        cutoff_ms = self._wall_ms() - int(self._limits.days * _DAY_MS)
-        while True:
-            oldest = db.execute("SELECT at_ms FROM events ORDER BY seq LIMIT 1").fetchone()
-            if oldest is None or oldest[0] >= cutoff_ms - _DAY_MS:
-                return
-            (young,) = db.execute(
-                "SELECT min(seq) FROM events WHERE at_ms >= ?", (cutoff_ms,)
-            ).fetchone()
-            last = self._nth(CHUNK)
-            self._move(last if young is None else min(last, young - 1))
-
-    def _move_what_is_large(self) -> None:
-        while self.rows and self._size_bytes() > self._limits.size_bytes:
-            self._move(self._nth(max(1, self.rows // 4)))
-
-    def _nth(self, count: int) -> int:
-        """The number of the last one of the oldest `count` records, of CHUNK at most. There has to
-        be one.
-        """
-        inner = "SELECT seq FROM events ORDER BY seq LIMIT ?"
-        (last,) = (
-            self._connected()
-            .execute(f"SELECT max(seq) FROM ({inner})", (min(count, CHUNK),))  # noqa: S608
-            .fetchone()
-        )
-        return int(last)
-
-    def _size_bytes(self) -> int:
-        (pages,) = self._connected().execute("PRAGMA page_count").fetchone()
-        (free,) = self._connected().execute("PRAGMA freelist_count").fetchone()
-        (page_bytes,) = self._connected().execute("PRAGMA page_size").fetchone()
-        return int((pages - free) * page_bytes) + self._snapshots.size_bytes()
-
-    def _move(self, last: int) -> None:
-        db = self._connected()
-        records = records_where(db, "seq <= ? ORDER BY seq", last)
-        self._partitions.write(records)
-        self._take_out(last)
-        self.rows -= len(records)
-        log.info("history of %d events is in a partition now", len(records))
-
-    def _take_out(self, last: int) -> None:
-        """What is in a partition. The first list that stays has to stand for itself then."""
-        db = self._connected()
-        self._snapshots.remove(keys_where(db, "seq <= ?", last))
-        stays = first_where(db, "generation IS NOT NULL AND seq > ? ORDER BY seq LIMIT 1", last)
-        base = None
-        if stays is not None and not stays.whole:
-            base = whole(list(folded(chain(db, stays.seq, stays.seq)))[-1])
-        with transaction(db):
-            db.execute("DELETE FROM events WHERE seq <= ?", (last,))
-            if base is not None:
-                db.execute(
-                    "UPDATE events SET data = ?, whole = 1 WHERE seq = ?", (base.data, base.seq)
-                )
 
 
 def _present(snapshots: Snapshots) -> set[Key]:

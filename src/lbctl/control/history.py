@@ -17,7 +17,7 @@ from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from lbctl.control.archive import Archive, Limits
+from lbctl.control.archive import Archive
 from lbctl.control.database import is_damage
 from lbctl.control.reader import Reader
 from lbctl.control.reconciler import utc_now
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
+    from lbctl.control.aging import Limits
     from lbctl.core.history import Listed, Record
     from lbctl.model import ControlStats, Membership
     from lbctl.paths import Paths
@@ -71,6 +72,7 @@ class History:
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="history-reader")
         self._queue: queue.SimpleQueue[tuple[Event, int] | Settled | None] = queue.SimpleQueue()
         self._dropped = 0
+        self._fault = ""  # of ours, since when nothing went well
         self._settling: Settled | None = None  # for all that was recorded so far
         self._recent: list[Record] = []
         self._wakers: set[Callable[[], None]] = set()
@@ -178,25 +180,43 @@ class History:
 
     def _write(self) -> None:
         archive, dropped = self._archive, 0
-        archive.flush()
-        self._tell([], [])
+        self._keep([], [])
         going_on = True
         while going_on:
-            events, settled, going_on = self._take(_RETRY_S if archive.problem else _IDLE_S)
+            failing = archive.problem or self._fault
+            events, settled, going_on = self._take(_RETRY_S if failing else _IDLE_S)
             archive.lose(self._dropped - dropped)
             dropped = self._dropped
-            records: list[Record] = []
-            try:
-                records = archive.append(events)
-                self._tell(records, settled)
-                archive.tidy()
-            except Exception:  # whatever it is: the controller goes on, and says so
-                log.exception("this should not happen to the history")
-                archive.lose(len(events) - len(records))
-                self._tell([], settled)
-        archive.close()
+            self._keep(events, settled)
+        try:
+            archive.close()
+        except Exception as error:  # noqa: BLE001 - as in _keep
+            self._failed(error)
         with contextlib.suppress(RuntimeError):  # nobody waits any more
             self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _keep(self, events: list[tuple[Event, int]], settled: list[Settled]) -> None:
+        """Store these, and tidy up."""
+        unkept = len(events)
+        try:
+            records = self._archive.append(events)
+            unkept = 0
+            self._tell(records, settled)
+            self._archive.tidy()
+        except Exception as error:  # noqa: BLE001 - whatever it is: the controller goes on, and says so
+            self._archive.lose(unkept)
+            self._failed(error)
+            self._tell([], settled)
+        else:
+            if self._fault:
+                self._fault = ""
+                self._tell([], [])
+
+    def _failed(self, error: Exception) -> None:
+        fault = f"this should not happen to the history: {error!r}"
+        if fault != self._fault:
+            log.error("%s", fault, exc_info=error)
+        self._fault = fault
 
     def _take(self, within_s: float) -> tuple[list[tuple[Event, int]], list[Settled], bool]:
         """What there is, once there is something: events, who waits for them, whether to go on."""
@@ -218,7 +238,7 @@ class History:
 
     def _tell(self, records: list[Record], settled: list[Settled]) -> None:
         archive = self._archive
-        problem = archive.problem
+        problem = archive.problem or self._fault
         if problem and archive.waiting:
             problem += f"; {archive.waiting} events wait in memory"
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile

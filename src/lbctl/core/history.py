@@ -376,22 +376,33 @@ def check(record: Record) -> None:
 def folded(records: Iterable[Record]) -> Iterator[Listed]:
     """Lists with all their members. The first one has to be whole; lists are in their order.
 
-    Raises ValueError where they do not follow from one another.
+    Raises ValueError where one makes no sense, or they do not follow from one another.
     """
     members: dict[str, dict[str, Any]] | None = None
     for record in records:
-        data = json.loads(record.data)
-        if "members" in data:
-            members = {one["id"]: one for one in data["members"]}
-        elif members is None:
-            raise ValueError(f"list {record.generation} is not whole, and none before it is")
-        else:
-            members = dict(members)
-            for one in data["left"]:
-                members.pop(one["id"], None)
-            for one in (*data["changed"], *data["joined"]):
-                members[one["id"]] = one
-        yield Listed(record, tuple(sorted(members.values(), key=_address)))
+        try:
+            members = _members(record, members)
+            listed = Listed(record, tuple(sorted(members.values(), key=_address)))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"list {record.generation} makes no sense: {error!r}") from None
+        yield listed
+
+
+def _members(
+    record: Record, before: Mapping[str, dict[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """Those of a list, by id; `before` are those of the one before it."""
+    data = json.loads(record.data)
+    if "members" in data:
+        return {one["id"]: one for one in data["members"]}
+    if before is None:
+        raise ValueError(f"list {record.generation} is not whole, and none before it is")
+    members = dict(before)
+    for one in data["left"]:
+        members.pop(one["id"], None)
+    for one in (*data["changed"], *data["joined"]):
+        members[one["id"]] = one
+    return members
 
 
 def whole(listed: Listed) -> Record:

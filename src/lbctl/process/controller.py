@@ -35,7 +35,7 @@ from lbctl.config import (
     settings_of,
     shown,
 )
-from lbctl.control.archive import Limits
+from lbctl.control.aging import Limits
 from lbctl.control.discovery import Discovery
 from lbctl.control.guarding import keep_count
 from lbctl.control.history import History

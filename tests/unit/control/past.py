@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lbctl.control.archive import Archive, Limits
+from lbctl.control.aging import Limits
+from lbctl.control.archive import Archive
 from lbctl.control.reader import Reader
 from lbctl.control.snapshots import Snapshots
 from lbctl.core.history import Event, Kind, Record, Span, list_events, to_ms

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lbctl.control import archive as module
 from lbctl.control import reader
-from lbctl.control.archive import Limits
+from lbctl.control.aging import Limits
 from lbctl.control.database import row_of
 from lbctl.control.partitions import Partitions
 from lbctl.core.history import Event, Kind, Span, folded, to_ms
@@ -288,7 +288,7 @@ def test_files_of_lists_go_with_them_but_for_the_newest(long_past: Past) -> None
 
 STEPS = (
     "lbctl.control.partitions._write", "lbctl.control.partitions.sync_directory",
-    "lbctl.control.snapshots.Snapshots.remove", "lbctl.control.archive.transaction",
+    "lbctl.control.snapshots.Snapshots.remove", "lbctl.control.aging.transaction",
 )  # fmt: skip
 
 
@@ -481,6 +481,63 @@ def test_damage_that_comes_while_it_runs(past: Past) -> None:
     past.archive.flush()
     assert past.archive.problem == ""
     assert past.rotations() == {1: ["b-1"], 2: ["b-1", "b-2"], 3: ["b-1", "b-2", "b-3"]}
+
+
+NONSENSE = (
+    "DELETE FROM events WHERE seq = 1",
+    "UPDATE events SET data = '{' WHERE seq = 1",
+    "UPDATE events SET data = '{}' WHERE seq = 1",
+    "UPDATE events SET data = '{\"members\": 5}' WHERE seq = 1",
+)
+"""What SQLite has nothing against: the list that others build on is no list, or gone."""
+
+
+def _spoilt(past: Past, how: str) -> None:
+    with contextlib.closing(sqlite3.connect(past.database)) as db, db:
+        db.execute(how)
+
+
+@pytest.mark.parametrize("how", NONSENSE)
+def test_a_list_that_makes_no_sense_is_damage_to_a_move_that_was_killed(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = Past(tmp_path, Limits(rows=100))
+    for number in range(60):
+        past.lists(number, number + 1)
+    everything, lists = past.kept(), past.rotations()
+    with monkeypatch.context() as patched:
+        _kill_at(patched, "lbctl.control.snapshots.Snapshots.remove", after=False)
+        with pytest.raises(Killed):
+            past.archive.tidy()
+    _spoilt(past, how)
+    past.next_controller()
+    past.events(1)
+    assert past.archive.problem == ""
+    assert len(past.files("history.db.damaged-*Z")) == 1
+    assert past.kept()[: len(everything)] == everything
+    assert past.rotations() == lists
+
+
+@pytest.mark.parametrize("how", NONSENSE)
+def test_a_list_that_makes_no_sense_is_damage_to_what_moves_while_it_runs(
+    tmp_path: Path, how: str
+) -> None:
+    past = Past(tmp_path, Limits(rows=100))
+    for number in range(60):
+        past.lists(number, number + 1)
+    lists = past.rotations()
+    _spoilt(past, how)
+    past.archive.tidy()
+    assert past.archive.problem == ""
+    assert len(past.files("history.db.damaged-*Z")) == 1
+    past.events(1)
+    past.archive.tidy()
+    assert past.archive.rows <= 100
+    assert past.rotations() == lists
+    assert len(past.files("history.db.damaged-*Z")) == 1
+    for one in Partitions(past.directory).all():
+        assert len(list(Partitions(past.directory).read(one))) > 0
+    assert past.kept() == list(range(past.kept()[0], past.archive.last + 1))
 
 
 REPAIR_STEPS = (

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lbctl.control import history as module
-from lbctl.control.archive import Limits
+from lbctl.control.aging import Limits
 from lbctl.control.history import History
+from lbctl.control.partitions import Partitions
 from lbctl.control.reader import Reader
 from lbctl.control.snapshots import Snapshots
 from lbctl.core.history import Event, Kind, Span, list_events
@@ -28,7 +29,7 @@ from lbctl.errors import OperationError
 from lbctl.model import ControlStats, HistoryState, Membership
 from lbctl.paths import Paths
 from tests.support.deadlines import eventually, scaled
-from tests.unit.control.past import BEGAN, EVERYTHING, member
+from tests.unit.control.past import BEGAN, EVERYTHING, Past, member
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -274,6 +275,53 @@ async def test_a_fault_of_ours_ends_nothing(
         assert len(await it.all()) == 2
 
 
+async def test_nor_does_one_at_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("lbctl.control.archive.Archive._open", lambda _: 1 / 0)
+        async with keeping(tmp_path) as it:
+            await eventually(lambda: it.stats.history.state is HistoryState.FAILING)
+            assert "ZeroDivisionError" in it.stats.history.message
+            assert caplog.text.count("this should not happen to the history") == 1
+            patched.undo()
+            await eventually(lambda: it.stats.history.state is HistoryState.KEPT)
+            it.happens(2)
+            assert len(await it.all()) == 2
+
+
+async def test_nor_does_one_while_old_events_move_or_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lbctl.control.archive.Archive.close", lambda _: [].pop())
+    async with keeping(tmp_path) as it:
+        with monkeypatch.context() as patched:
+            patched.setattr("lbctl.control.archive.Archive.tidy", lambda _: 1 / 0)
+            it.happens(2)
+            assert len(await it.all()) == 2
+            await eventually(lambda: it.stats.history.state is HistoryState.FAILING)
+        await eventually(lambda: it.stats.history.state is HistoryState.KEPT)
+        assert it.stats.history.lost == 0
+    assert it.journal._ended.is_set()
+    assert "ZeroDivisionError" in caplog.text
+    assert "pop from empty list" in caplog.text
+
+
+async def test_a_list_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None:
+    past = Past(tmp_path, Limits(rows=100))
+    for number in range(60):
+        past.lists(number, number + 1)
+    records = past.reader.records(EVERYTHING)[:25]
+    Partitions(past.directory).write(records)  # and killed
+    past.archive.close()
+    with contextlib.closing(sqlite3.connect(past.database)) as db, db:
+        db.execute("DELETE FROM events WHERE seq = 1")
+    async with keeping(tmp_path) as it:
+        it.happens(1)
+        assert (await it.all())[-1].subject == "b-0"
+        assert it.stats.history.message == ""
+
+
 async def test_questions_while_it_is_written_and_moved(tmp_path: Path) -> None:
     """Nothing is missing, and nothing is there twice, at any moment."""
     async with keeping(tmp_path, Limits(rows=100)) as it:
@@ -299,7 +347,7 @@ _VICTIM = """
 import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from lbctl.control.archive import Limits
+from lbctl.control.aging import Limits
 from lbctl.control.history import History
 from lbctl.core.history import Event, Kind, list_events
 from lbctl.model import Backend, ControlStats, Member, Membership
