@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    Watch = Callable[[socket.socket, int, Callable[[], None]], None]
+    """Loop.watch."""
+
 
 class Owner(Protocol):
     """What a channel asks of its supervisor."""
-
-    def watch(self, one: socket.socket, events: int, ready: Callable[[], None]) -> None:
-        """Call `ready` on these events of the selector; 0: not any more."""
 
     def run_program(self, wish: dict[str, Any]) -> str:
         """Returns an error, or ""."""
@@ -34,13 +34,14 @@ class Owner(Protocol):
 class Channel:
     """One controller's; the next one gets a new channel."""
 
-    def __init__(self, owner: Owner, one: socket.socket) -> None:
+    def __init__(self, owner: Owner, watch: Watch, one: socket.socket) -> None:
         self._owner = owner
+        self._watch = watch
         self._socket = one
         self._in = b""
         self._out = b""
         one.setblocking(False)
-        owner.watch(one, selectors.EVENT_READ, self._ready)
+        watch(one, selectors.EVENT_READ, self._ready)
 
     def send(self, document: dict[str, Any]) -> None:
         self._out += wire.encode(document)
@@ -48,7 +49,7 @@ class Channel:
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:
-            self._owner.watch(self._socket, 0, self._ready)
+            self._watch(self._socket, 0, self._ready)
             self._socket.close()
 
     def abandon(self) -> None:
@@ -65,7 +66,7 @@ class Channel:
             self._out = b""  # the controller is gone; its successor gets a new channel
             return
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
-        self._owner.watch(self._socket, events, self._ready)
+        self._watch(self._socket, events, self._ready)
 
     def _ready(self) -> None:
         if self._socket.fileno() < 0:
@@ -79,7 +80,7 @@ class Channel:
         except OSError:
             data = b""
         if not data:
-            self._owner.watch(self._socket, 0, self._ready)
+            self._watch(self._socket, 0, self._ready)
             return
         *lines, self._in = (self._in + data).split(b"\n")
         for line in lines:

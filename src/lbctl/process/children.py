@@ -127,7 +127,7 @@ class Children:
                 continue
             if child.own_group:
                 # Whatever the program left behind would hold its ports.
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             child.pid = 0
             ended.append((child, status))
@@ -152,8 +152,15 @@ def restart_delay_s(child: Child, chance: float) -> float:
 def how_it_ended(status: int) -> str:
     """A wait status in words."""
     if os.WIFSIGNALED(status):
-        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+        return f"killed by {_name(os.WTERMSIG(status))}"
     return f"exit status {os.waitstatus_to_exitcode(status)}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of the real-time ones two have a name
+        return f"signal {number}"
 
 
 def become(uid: int, gid: int) -> None:

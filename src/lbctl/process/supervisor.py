@@ -1,8 +1,8 @@
 """PID 1 of an lb: owns the listening sockets, starts the others, and starts them again.
 
 It does little, so that little can go wrong: no Docker, no HTTP, no secrets, no threads; one
-loop over a selector. Everything it knows it tells the controller over a socketpair, and on
-the local runtime it runs the nginx processes that the controller asks for.
+loop over a selector (loop.py). Everything it knows it tells the controller over a socketpair,
+and on the local runtime it runs the nginx processes that the controller asks for.
 
 Reloading (SIGHUP, or at the controller's wish): the settings are read anew, a new crew of workers
 is started on the same sockets, and when all of it serves, the old one drains. Settings that cannot
@@ -17,8 +17,6 @@ the controller; then the programs. A second signal does not wait.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import os
 import random
@@ -43,6 +41,7 @@ from lbctl.process.children import Child, Children, become, how_it_ended, restar
 from lbctl.process.crew import Crew
 from lbctl.process.holdings import keep_ready, listen, lock, rotate, share_alive, tell_pid
 from lbctl.process.ledgers import Rates
+from lbctl.process.loop import Loop
 from lbctl.process.renewal import LOOK_INTERVAL_S, Renewal
 from lbctl.process.wire import certificate_rows
 
@@ -100,9 +99,7 @@ class Supervisor:
         self._sockets = listen(config, shared=bool(lb))
         tell_pid(self._lock)
         self._via = f"lbctl-{secrets.token_hex(4)}"
-        self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+        self._loop = Loop()
         self._programs: dict[str, Child] = {}
         self._channel: Channel | None = None
         self._ending = False
@@ -141,35 +138,14 @@ class Supervisor:
             len(self._crew.workers),
         )
         while self._children.alive or not self._ending:
-            self._turn()
+            self._loop.turn()
         _log.info("ended")
         return 0
-
-    # The loop.
-
-    def _turn(self) -> None:
-        timeout = None
-        if self._timers:
-            timeout = max(0.0, self._timers[0][0] - time.monotonic())
-        for key, _ in self._selector.select(timeout):
-            self._call(key.data)
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            self._call(heapq.heappop(self._timers)[2])
-
-    def _call(self, action: Callable[[], None]) -> None:
-        """Nothing that goes wrong in here may end the process that all others hang on."""
-        try:
-            action()
-        except Exception:  # noqa: BLE001 - whatever it is
-            _log.exception("this should not happen")
-
-    def _later(self, delay_s: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), action))
 
     def _rotate_log(self) -> None:
         for log in (self._paths.log, *self._paths.backends.glob("*/nginx.log")):
             rotate(log)
-        self._later(_ROTATE_INTERVAL_S, self._rotate_log)
+        self._loop.later(_ROTATE_INTERVAL_S, self._rotate_log)
 
     def _called(self, role: str) -> str:
         """The name of a process, which differs from those of another lb."""
@@ -181,16 +157,16 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, lambda *_: None)  # the wake-up descriptor tells
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._signalled)
+        self._loop.watch(self._wake_read, selectors.EVENT_READ, self._signalled)
 
     def _signalled(self) -> None:
         numbers = set(self._wake_read.recv(4096))
         if numbers & {signal.SIGTERM, signal.SIGINT}:
-            self._end()
+            self._loop.call(self._end)
         if signal.SIGHUP in numbers:
-            self.reload(lambda _: None)
+            self._loop.call(partial(self.reload, lambda _: None))
         for child, status in self._children.reap():
-            self._ended(child, status)
+            self._loop.call(partial(self._ended, child, status))
 
     # Children.
 
@@ -200,12 +176,12 @@ class Supervisor:
         if child is self._controller:
             self._pulse.vacate(0)
             ours, self._theirs = socket.socketpair()
-            self._channel = Channel(self, ours)
+            self._channel = Channel(self, self._loop.watch, ours)
         try:
             self._children.start(child)
         except OSError as error:
             _log.error("cannot start %s: %s", child.name, error.strerror)
-            self._later(1.0, partial(self._start, child))
+            self._loop.later(1.0, partial(self._start, child))
         finally:
             if child is self._controller:
                 self._theirs.close()
@@ -237,7 +213,7 @@ class Supervisor:
         delay_s = restart_delay_s(child, random.random())  # noqa: S311 - no secret
         _log.warning("%s ended (%s), starting it again", child.name, why)
         if delay_s:
-            self._later(delay_s, partial(self._start, child))
+            self._loop.later(delay_s, partial(self._start, child))
         else:
             self._start(child)
 
@@ -260,14 +236,14 @@ class Supervisor:
         for pid in self._watch_over.hung(time.monotonic(), by_pid):
             _log.error("%s hangs, killing it", children[pid].name)
             _kill(children[pid])
-        self._later(_WATCH_INTERVAL_S, self._look_after)
+        self._loop.later(_WATCH_INTERVAL_S, self._look_after)
 
     def _keep_ready(self) -> None:
         """A file says whether this lb serves, for whoever replaces one by another."""
         if not self._ending:
             ready = self._crew.ready
             keep_ready(self._paths, ready)
-            self._later(_WATCH_INTERVAL_S if ready else _CREW_POLL_S, self._keep_ready)
+            self._loop.later(_WATCH_INTERVAL_S if ready else _CREW_POLL_S, self._keep_ready)
 
     # Reloading.
 
@@ -292,7 +268,7 @@ class Supervisor:
         """New ones reach clients as new settings do; what the lb is set to stays as it is."""
         if not self._config.tls.on or self._ending:
             return
-        self._later(LOOK_INTERVAL_S, self._look_at_certificates)
+        self._loop.later(LOOK_INTERVAL_S, self._look_at_certificates)
         if self._next is None and self._renewal.due(self._crew.credentials, time.monotonic()):
             self._swap(self._config, lambda _: None)
 
@@ -311,7 +287,7 @@ class Supervisor:
         elif crew.alive != crew.workers or time.monotonic() > deadline_s:
             self._give_up(crew, done)
         else:
-            self._later(_CREW_POLL_S, partial(self._await, crew, deadline_s, done))
+            self._loop.later(_CREW_POLL_S, partial(self._await, crew, deadline_s, done))
 
     def _settle(self, crew: Crew, done: Callable[[str], None]) -> None:
         """The new crew serves: the old one may go."""
@@ -327,7 +303,7 @@ class Supervisor:
         self._tell()
         done("")
         if renewed:
-            self._later(_RENEW_CONTROLLER_S, self._renew_controller)
+            self._loop.later(_RENEW_CONTROLLER_S, self._renew_controller)
 
     def _give_up(self, crew: Crew, done: Callable[[str], None]) -> None:
         self._next = None
@@ -344,18 +320,18 @@ class Supervisor:
         if not self._ending and controller.alive:
             controller.renewed = True
             controller.signal(signal.SIGTERM)
-            self._later(_CONTROLLER_END_S, partial(_kill_this, controller, controller.pid))
+            self._loop.later(_CONTROLLER_END_S, partial(_kill_this, controller, controller.pid))
 
     def _drain(self, crew: Crew) -> None:
         drain_s = crew.config.control.drain_timeout_s + _WORKER_END_MARGIN_S
         for child in crew.alive:
             child.signal(signal.SIGTERM)
-            self._later(drain_s, partial(_kill_this, child, child.pid))
+            self._loop.later(drain_s, partial(_kill_this, child, child.pid))
 
     def _close_in_child(self) -> None:
         """The lock must be free as soon as the supervisor is gone."""
         self._lock.close()
-        self._selector.close()
+        self._loop.close()
         self._wake_read.close()
         self._wake_write.close()
         if self._channel is not None:
@@ -429,7 +405,7 @@ class Supervisor:
             return
         child.on_exit = gone
         child.signal(number)
-        self._later(grace_s, partial(_kill, child))
+        self._loop.later(grace_s, partial(_kill, child))
         self._tell()
 
     def table(self) -> dict[str, Any]:
@@ -460,16 +436,6 @@ class Supervisor:
         if self._channel is not None:
             self._channel.send(self.table())
 
-    def watch(self, one: socket.socket, events: int, ready: Callable[[], None]) -> None:
-        """Called by Channel. `events` 0: not any more."""
-        known = one in self._selector.get_map()
-        if events and known:
-            self._selector.modify(one, events, ready)
-        elif events:
-            self._selector.register(one, events, ready)
-        elif known:
-            self._selector.unregister(one)
-
     # The end.
 
     def _end(self) -> None:
@@ -479,7 +445,7 @@ class Supervisor:
             return
         _log.info("ending: workers drain first")
         self._ending = True
-        self._timers.clear()
+        self._loop.forget()
         for one in self._sockets.clients:
             one.close()  # the workers close theirs: from now on connections are refused
         keep_ready(self._paths, ready=False)
@@ -490,14 +456,14 @@ class Supervisor:
 
     def _end_controller(self) -> None:
         self._controller.signal(signal.SIGTERM)
-        self._later(_CONTROLLER_END_S, partial(_kill, self._controller))
+        self._loop.later(_CONTROLLER_END_S, partial(_kill, self._controller))
         self._after([self._controller], self._end_programs)
 
     def _end_programs(self) -> None:
         for child in self._programs.values():
             child.wanted = False
             child.signal(signal.SIGQUIT)
-            self._later(_PROGRAM_END_S, partial(_kill, child))
+            self._loop.later(_PROGRAM_END_S, partial(_kill, child))
 
     def _after(self, children: list[Child], action: Callable[[], None]) -> None:
         """Run `action` when none of these is alive any more."""

@@ -42,7 +42,7 @@ class FakeOwner:
 def pair() -> tuple[FakeOwner, Channel, socket.socket]:
     ours, theirs = socket.socketpair()
     owner = FakeOwner()
-    return owner, Channel(owner, ours), theirs
+    return owner, Channel(owner, owner.watch, ours), theirs
 
 
 def answers(end: socket.socket) -> list[dict[str, Any]]:

@@ -66,6 +66,15 @@ def test_a_killed_child_says_by_what() -> None:
     assert how_it_ended(status) == "killed by SIGKILL"
 
 
+def test_also_where_the_signal_has_no_name() -> None:
+    family = children()
+    child = Child("worker", "one", sleep_for_ever)
+    family.start(child)
+    child.signal(35)
+    _, status = reap_one(family)
+    assert how_it_ended(status) == "killed by signal 35"
+
+
 def test_what_a_program_leaves_behind_is_killed_with_it(tmp_path: Path) -> None:
     """As nginx's workers, when somebody kills their master, would keep its ports."""
     left = tmp_path / "left"

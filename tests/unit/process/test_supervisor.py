@@ -1,7 +1,8 @@
-"""What a supervisor does about certificates, without a single child."""
+"""What a supervisor does about certificates and about ends, without a single child."""
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,14 @@ class NoChildren:
 
     def __init__(self, _: object) -> None:
         self.alive: list[Child] = []
+        self.started: list[Child] = []
+        self.ended: list[tuple[Child, int]] = []
 
     def start(self, child: Child) -> None:
-        pass
+        self.started.append(child)
+
+    def reap(self) -> list[tuple[Child, int]]:
+        return self.ended
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     yield made
     for end in (*sockets.clients, sockets.admin, made._wake_read, made._wake_write):
         end.close()
-    made._selector.close()
+    made._loop.close()
     made._lock.close()
     made._alive.close()
 
@@ -89,3 +95,34 @@ def test_the_controllers_process_has_no_key(
     assert len(begun) == 1
     assert [one.credentials for one in it._crews()] == [None]
     assert it._renewal.certificates == []
+
+
+def test_who_is_killed_by_a_signal_without_a_name_is_started_again(
+    it: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    (worker,) = it._crew.workers
+    family = it._children
+    assert isinstance(family, NoChildren)
+    family.ended = [(worker, 35)]  # the wait status is the signal
+    it._wake_write.send(bytes([signal.SIGCHLD]))
+    it._signalled()
+    assert family.started == [worker]
+    assert f"{worker.name} ended (killed by signal 35)" in caplog.text
+
+
+def test_the_trouble_of_one_keeps_nobody_else_away(
+    it: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    (worker,) = it._crew.workers
+    family = it._children
+    assert isinstance(family, NoChildren)
+    it._controller.on_exit = _trouble
+    family.ended = [(it._controller, 0), (worker, 0)]
+    it._wake_write.send(bytes([signal.SIGCHLD]))
+    it._signalled()
+    assert worker in family.started
+    assert "this should not happen" in caplog.text
+
+
+def _trouble() -> None:
+    raise RuntimeError("trouble")
