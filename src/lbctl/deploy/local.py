@@ -10,18 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
-import signal
 import stat
-import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from lbctl import paths, tokens
 from lbctl.certificates import load, source_of
@@ -29,6 +26,7 @@ from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
 from lbctl.deploy.listening import check_addresses, refuse_listened
+from lbctl.deploy.processes import END_MARGIN_S, Processes, flocked
 from lbctl.deploy.secure import absolute, addresses_of
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from lbctl.paths import write_atomically
@@ -36,14 +34,14 @@ from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
 
     from lbctl.config import Config
     from lbctl.deploy import Progress, StackOptions
 
 _LOOPBACK = "127.0.0.1"
 _START_S = 15.0
-_END_MARGIN_S = 15.0
 _POLL_S = 0.02
 _CLOSING_S = 2.0
 _LOG_POLL_S = 0.2
@@ -58,10 +56,11 @@ class LocalStack:
     def __init__(self, project: str) -> None:
         self._project = project
         self._paths = paths.local(project)
+        self._processes = Processes(self._paths)
 
     async def find(self) -> FoundStack | None:
         settings = self._saved_settings()
-        pid = self._supervisor()
+        pid = self._processes.supervisor()
         if settings is None and not pid:
             return None
         return self._found(settings or {}, pid)
@@ -74,11 +73,11 @@ class LocalStack:
         find_nginx()
         async with self._alone():
             self._refuse_what_is_not_ours()
-            pid, before = self._supervisor(), self._saved_settings()
+            pid, before = self._processes.supervisor(), self._saved_settings()
             if pid and before is not None and _same_sockets(wanted, before):
                 return self._found(before, pid)  # the rest it can be told while it runs
             if not pid:
-                await self._bury_stopped()
+                await self._processes.bury_stopped()
             addresses = addresses_of(config)
             check_addresses(addresses)
             _refuse_the_backends_ports(addresses)
@@ -111,7 +110,7 @@ class LocalStack:
             return False
         async with self._alone():
             self._refuse_what_is_not_ours()
-            pid = self._supervisor()
+            pid = self._processes.supervisor()
             if pid:
                 progress.note(f"stopping the lb (process {pid})")
             await self._end(pid)
@@ -138,7 +137,7 @@ class LocalStack:
         for name, file in followed.items():
             for line in file.lines()[-tail:] if tail else []:
                 yield f"{name} | {line}"
-        while follow and self._supervisor():
+        while follow and self._processes.supervisor():
             await asyncio.sleep(_LOG_POLL_S)
             for name, log in self._backend_logs():
                 followed.setdefault(name, _Tail(log))
@@ -159,16 +158,14 @@ class LocalStack:
         return settings if isinstance(settings, dict) else None
 
     def _found(self, settings: Mapping[str, Any], pid: int) -> FoundStack:
-        def setting(name: str) -> Any:
-            return settings.get(name, LEAVES[name].default)
-
+        setting = partial(_setting, settings)
         return FoundStack(
             runtime=self.runtime,
             project=self._project,
             lb=f"process {pid}" if pid else "no process",
             running=bool(pid),
-            traffic=Address(setting("bind") or _LOOPBACK, setting("port")),
-            admin=Address(setting("admin_bind"), setting("admin_port")),
+            traffic=_traffic_address(setting),
+            admin=_admin_address(setting),
             tls=_tls_address(setting),
             tls_files={
                 name: setting(name) for name in ("tls_cert", "tls_key", "tls_dir") if setting(name)
@@ -178,20 +175,6 @@ class LocalStack:
     def _backend_logs(self) -> Iterator[tuple[str, Path]]:
         for log in sorted(self._paths.backends.glob("*/nginx.log")):
             yield log.parent.name, log
-
-    def _supervisor(self) -> int:
-        """Its pid, or 0 if none lives. Raises OperationError if that cannot be known."""
-        try:
-            with self._paths.lock.open("r") as file:
-                return _holder(file)
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise OperationError(f"cannot read {self._paths.lock}: {error.strerror}") from None
-
-    def _listens(self, pid: int) -> bool:
-        """Whether the supervisor of this pid has come so far."""
-        return self._paths.lock.read_text() == f"{pid}\n"
 
     def _is_ours(self) -> bool:
         """Whether what lies in the state directory is a stack's."""
@@ -223,13 +206,13 @@ class LocalStack:
         """One command at a time brings this stack up or down."""
         base = self._paths.state.parent
         _make_base(base)
-        deadline = time.monotonic() + _START_S + _END_MARGIN_S
+        deadline = time.monotonic() + _START_S + END_MARGIN_S
         try:
             file = (base / f".{self._project}.lock").open("a")
         except OSError as error:
             raise OperationError(f"cannot use {base}: {error.strerror}") from None
         with file:
-            while not _flocked(file):
+            while not flocked(file):
                 if time.monotonic() > deadline:
                     raise DeadlineError(
                         f"another lbctl up or down of project {self._project!r} is at work"
@@ -277,7 +260,7 @@ class LocalStack:
         """Wait until it holds its lock: by then it listens."""
         deadline = time.monotonic() + _START_S
         try:
-            while not (self._supervisor() == process.pid and self._listens(process.pid)):
+            while not self._processes.listens(process.pid):
                 if process.poll() is not None:
                     raise OperationError(f"the lb ended at once: {self._last_words()}")
                 if time.monotonic() > deadline:
@@ -288,6 +271,10 @@ class LocalStack:
             process.wait()
             raise
 
+    async def _end(self, pid: int) -> None:
+        drain_s = float(_setting(self._saved_settings() or {}, "drain_timeout_s"))
+        await self._processes.end(pid, drain_s)
+
     def _last_words(self) -> str:
         lines = _Tail(self._paths.log).lines() if self._paths.log.exists() else []
         if not lines:
@@ -296,60 +283,6 @@ class LocalStack:
             return str(json.loads(lines[-1])["message"])
         except (ValueError, KeyError, TypeError):
             return lines[-1]
-
-    async def _end(self, pid: int) -> None:
-        """Ask the supervisor to end, and wait until all its processes have. Those that have not
-        after a while, because they hang, are killed. Raises DeadlineError if that fails too.
-        """
-        settings = self._saved_settings() or {}
-        drain_s = float(settings.get("drain_timeout_s", LEAVES["drain_timeout_s"].default))
-        if pid:
-            _signal(pid, signal.SIGTERM)
-        await self._bury_stopped()
-        if await self._all_ended(drain_s + _END_MARGIN_S):
-            return
-        _kill(self._survivors())
-        if not await self._all_ended(_END_MARGIN_S):
-            pids = " ".join(map(str, self._survivors()))
-            raise DeadlineError(f"these processes do not end: {pids}")
-
-    async def _bury_stopped(self) -> None:
-        """Processes that are stopped hear nothing, and hold ports: they would for ever."""
-        stopped = [pid for pid in self._survivors() if _is_stopped(pid)]
-        _kill(stopped)
-        deadline = time.monotonic() + _END_MARGIN_S
-        # Not until its files are gone from /proc: the kernel closes its sockets after that.
-        while any(map(_lives, stopped)):
-            if time.monotonic() > deadline:
-                return  # what needs them gone says what is in its way
-            await asyncio.sleep(_POLL_S)
-
-    async def _all_ended(self, within_s: float) -> bool:
-        deadline = time.monotonic() + within_s
-        while self._somebody_lives():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(_POLL_S)
-        return True
-
-    def _somebody_lives(self) -> bool:
-        try:
-            with self._paths.alive.open("r") as file:
-                return not _flocked(file)
-        except FileNotFoundError:
-            return bool(self._supervisor())
-
-    def _survivors(self) -> list[int]:
-        """The processes that hold the file which all processes of this lb hold."""
-        try:
-            alive = self._paths.alive.stat()
-        except OSError:
-            return []
-        return [
-            int(process.name)
-            for process in Path("/proc").iterdir()
-            if process.name.isdigit() and _has_open(process, alive)
-        ]
 
 
 class _Tail:
@@ -374,54 +307,6 @@ class _Tail:
         return [printable(line, 16_384) for line in whole.decode(errors="replace").splitlines()]
 
 
-def _flocked(file: IO[str]) -> bool:
-    """Whether this lock could be had; it is held until the file is closed."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(file: IO[str]) -> int:
-    """Who holds the record lock on a file; asking does not take it (fcntl(2), F_GETLK)."""
-    layout = "hhqqi"  # struct flock where off_t has 64 bits
-    asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, _, _, _, pid = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
-
-
-def _has_open(process: Path, wanted: os.stat_result) -> bool:
-    with contextlib.suppress(OSError):  # it has ended, or is another user's
-        for descriptor in (process / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                if os.path.samestat(descriptor.stat(), wanted):
-                    return True
-    return False
-
-
-def _is_stopped(pid: int) -> bool:
-    """By SIGSTOP, for one: it heeds no other signal until it goes on (proc(5), stat)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False
-
-
-def _lives(pid: int) -> bool:
-    """Whether there is more left of a process than its exit status."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
-def _kill(pids: Iterable[int]) -> None:
-    for pid in pids:
-        _signal(pid, signal.SIGKILL)
-
-
 def _make_base(base: Path) -> None:
     """Make the directory that stacks lie in, whatever the umask, and refuse one in which
     another user could change what lies there.
@@ -443,16 +328,6 @@ def _make_base(base: Path) -> None:
     _refuse_closed_directories(base / "state")
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        if pid:
-            os.kill(pid, number)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        raise OperationError(f"process {pid} is another user's: run this as that user") from None
-
-
 def _localised(config: Config) -> Config:
     """Backends on loopback need no traffic port beyond it, unless that is asked for."""
     config = dataclasses.replace(absolute(config), runtime="local", bind=config.bind or _LOOPBACK)
@@ -460,8 +335,21 @@ def _localised(config: Config) -> Config:
     return config
 
 
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """One of those saved, which an earlier lbctl may have had no name for."""
+    return settings.get(name, LEAVES[name].default)
+
+
 def _same_sockets(wanted: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    return all(wanted[name] == before.get(name, LEAVES[name].default) for name in FIXED)
+    return all(wanted[name] == _setting(before, name) for name in FIXED)
+
+
+def _traffic_address(setting: Callable[[str], Any]) -> Address:
+    return Address(setting("bind") or _LOOPBACK, setting("port"))
+
+
+def _admin_address(setting: Callable[[str], Any]) -> Address:
+    return Address(setting("admin_bind"), setting("admin_port"))
 
 
 def _tls_address(setting: Callable[[str], Any]) -> Address | None:
@@ -483,11 +371,11 @@ def _refuse_closed_directories(state: Path) -> None:
 
 def _new(addresses: Mapping[str, Address], before: Mapping[str, Any] | None) -> dict[str, Address]:
     """Those that the running lb does not listen on itself."""
-    own = set()
+    own: set[Address | None] = set()
     if before is not None:
-        own = {(before["bind"], before["port"]), (before["admin_bind"], before["admin_port"])}
-        own.add((before["bind"], before.get("tls_port")))
-    return {flag: address for flag, address in addresses.items() if tuple(address) not in own}
+        setting = partial(_setting, before)
+        own = {_traffic_address(setting), _admin_address(setting), _tls_address(setting)}
+    return {flag: address for flag, address in addresses.items() if address not in own}
 
 
 def _refuse_the_backends_ports(addresses: Mapping[str, Address]) -> None:
