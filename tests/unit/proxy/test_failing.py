@@ -179,7 +179,8 @@ async def test_silence_for_which_a_request_goes_elsewhere() -> None:
         await eventually(lambda: all(one.accepted for one in backends))
         [(silent, cause)] = proxy.failing
         other = next(one for one in backends if one.backend.id != silent)
-        (await other.connection()).send(OK)
+        peer, _ = await other.request()
+        peer.send(OK)
         assert (await client.reply()).status == 200
         assert cause is TIMEOUT
 
