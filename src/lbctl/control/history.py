@@ -175,6 +175,8 @@ class History:
             if is_damage(error) and self._archive.suspect():
                 self._queue.put(self._loop.create_future())  # wakes the writer
             raise OperationError(f"the history cannot be read now: {error}") from None
+        except ValueError as error:  # it is repaired when it is old enough to move
+            raise OperationError(f"the history has damage there: {error}") from None
 
     # The writer's thread
 

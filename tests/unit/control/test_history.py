@@ -322,6 +322,20 @@ async def test_a_list_that_makes_no_sense_ends_nothing(tmp_path: Path) -> None:
         assert it.stats.history.message == ""
 
 
+async def test_a_question_that_meets_a_list_without_sense_is_answered(tmp_path: Path) -> None:
+    past = Past(tmp_path)
+    past.lists(1, 2)
+    past.archive.close()
+    with contextlib.closing(sqlite3.connect(past.database)) as db, db:
+        db.execute("UPDATE events SET data = '{\"members\": [{}]}' WHERE generation IS NOT NULL")
+    async with keeping(tmp_path) as it:
+        with pytest.raises(OperationError, match="has damage there: list"):
+            await it.journal.lists(EVERYTHING)
+        with pytest.raises(OperationError, match="has damage there: list"):
+            await it.journal.list_at(datetime.now(UTC))
+        assert await it.journal.records(EVERYTHING)
+
+
 async def test_questions_while_it_is_written_and_moved(tmp_path: Path) -> None:
     """Nothing is missing, and nothing is there twice, at any moment."""
     async with keeping(tmp_path, Limits(rows=100)) as it:
