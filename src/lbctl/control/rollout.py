@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lbctl.control.testimony import last_words
-from lbctl.core.lifecycle import exchange, failed_start, in_rotation
+from lbctl.core.lifecycle import EXITED_S, exchange, failed_start, in_rotation
 from lbctl.errors import EngineUnavailableError, ImageError, LbctlError, OperationError
-from lbctl.model import RolloutState
+from lbctl.model import Phase, RolloutState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -93,7 +94,7 @@ class RolloutRunner:
                 if step.ready != rollout.replaced:
                     rollout = replace(rollout, replaced=step.ready)
                     self._report(rollout)
-                waits.only(step.waiting)
+                waits.only([one for one in instances if one.id in step.waiting])
                 if step.stop:
                     await self._leaving.leave(step.stop, "it leaves: replaced by a rollout")
                     self._look()
@@ -139,7 +140,11 @@ class RolloutRunner:
             if instance.id in waiting
             and (
                 why := failed_start(
-                    instance, statuses.get(instance.id), waits.of(instance.id), self._timeout_s
+                    instance,
+                    statuses.get(instance.id),
+                    waits.of(instance.id),
+                    self._timeout_s,
+                    waits.exited(instance.id),
                 )
             )
         }
@@ -172,17 +177,26 @@ class RolloutRunner:
 
 
 class _Waits:
-    """Since when each newcomer is waited for, on the loop's clock."""
+    """Since when each newcomer is waited for, on the loop's clock, and how it ended last."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: dict[str, float] = {}
+        self._ends: dict[str, tuple[float, str]] = {}
 
-    def only(self, backend_ids: Collection[str]) -> None:
-        """These and no others are waited for."""
+    def only(self, instances: Collection[Instance]) -> None:
+        """These, as they are now, and no others are waited for."""
         now = self._clock()
-        self._since = {one: self._since.get(one, now) for one in backend_ids}
+        self._since = {one.id: self._since.get(one.id, now) for one in instances}
+        for one in instances:
+            if one.phase is Phase.EXITED:
+                self._ends[one.id] = now, one.problem or "it has exited"
 
     def of(self, backend_id: str) -> float:
         """Seconds."""
         return self._clock() - self._since[backend_id]
+
+    def exited(self, backend_id: str) -> str:
+        """How it ended, if that is not long ago."""
+        at_s, how = self._ends.get(backend_id, (-math.inf, ""))
+        return how if self._clock() - at_s <= EXITED_S else ""

@@ -125,15 +125,19 @@ def failed_start(
     status: BackendStatus | None,
     waited_s: float,
     rollout_timeout_s: float,
+    exited: str = "",
 ) -> str:
     """Why this newcomer of a rollout is not waited for any longer; empty while it is.
 
     One that has exited may be started again by its runtime, but one that keeps doing so need
-    not be watched for the whole time.
+    not be watched for the whole time. `exited` is how it ended at most EXITED_S ago, if it did:
+    when time is up it may be in one of its short lives.
     """
     why = status.reason if status is not None else instance.problem or "it was not seen running"
     if instance.phase is Phase.EXITED and waited_s >= min(EXITED_S, rollout_timeout_s):
         return f"does not stay up: {instance.problem or why}"
+    if waited_s >= rollout_timeout_s and exited:
+        return f"does not stay up: {exited}"
     if waited_s >= rollout_timeout_s:
         return f"did not come into rotation within {rollout_timeout_s:g} s: {why}"
     return ""

@@ -12,7 +12,7 @@ import pytest
 from lbctl.errors import EngineError, EngineUnavailableError, ImageError, OperationError, UsageError
 from lbctl.model import Phase, RolloutState, State
 from tests.support.control import NOT_HEALING, controlled
-from tests.support.deadlines import eventually
+from tests.support.deadlines import eventually, scaled
 from tests.support.fakes import running
 
 if TYPE_CHECKING:
@@ -147,6 +147,22 @@ async def test_one_that_exits_at_once_is_not_waited_for_to_the_end() -> None:
         assert it.scaler.rollout.message.startswith("own-2 does not stay up: ")
         assert it.up() == ["own-1"]
         assert images(it) == {"old:1": 1}
+
+
+async def test_one_in_a_short_life_when_time_is_up_does_not_stay_up() -> None:
+    async with controlled(fleet=replace(NOT_HEALING, rollout_timeout_s=scaled(1))) as it:
+        await it.scaler.scale(1)
+        it.probe.failing = {"own-2": "connection refused"}
+        it.runtime.phases["bad:2"] = Phase.EXITED
+        await it.scaler.roll_out("bad:2", 1)
+        await eventually(lambda: "bad:2" in images(it))
+        seen = it.runtime.lists
+        await eventually(lambda: it.runtime.lists > seen + 1)
+        [bad] = [one for one in it.runtime.instances.values() if one.image == "bad:2"]
+        it.runtime.put(replace(bad, phase=Phase.RUNNING))
+        assert await end_of(it) is RolloutState.ROLLED_BACK
+        assert it.scaler.rollout is not None
+        assert it.scaler.rollout.message.startswith("own-2 does not stay up: ")
 
 
 async def test_an_image_that_is_not_there_costs_nothing() -> None:

@@ -231,5 +231,9 @@ def test_which_newcomers_are_not_waited_for_any_longer() -> None:
     assert failed_start(gone, None, 4.9, 60) == ""
     assert failed_start(gone, None, 5, 60) == "does not stay up: exited, exit status 1"
     assert failed_start(gone, None, 1, 1) == "does not stay up: exited, exit status 1"
+    # In one of its short lives when time is up.
+    ended = "restarting, exit status 3"
+    assert failed_start(fine, probing, 59.9, 60, ended) == ""
+    assert failed_start(fine, probing, 60, 60, ended) == f"does not stay up: {ended}"
     # Its state may be of a moment before that list.
     assert failed_start(gone, probing, 5, 60) == "does not stay up: exited, exit status 1"
