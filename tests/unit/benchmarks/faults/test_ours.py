@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import tempfile
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from benchmarks.faults import ours
@@ -14,11 +15,15 @@ from lbctl.cli.app import lbctl
 from lbctl.errors import OperationError
 from tests.support.cli import Cli, Result
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class Command:
     """Stands where lbctl would: says what it is told to."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         self.status: dict[str, Any] = {"backends": [], "processes": []}
         self.result: Result | None = None
         self.asked: list[str] = []
@@ -32,8 +37,8 @@ class Command:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Command:
-    return Command(monkeypatch)
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    return Command(monkeypatch, tmp_path)
 
 
 def test_lbctl_lacks_what_it_has_no_command_for(monkeypatch: pytest.MonkeyPatch) -> None:
