@@ -10,6 +10,7 @@ request gets the wrong answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class MadBackend:
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
         """Listen; returns the port."""
@@ -66,11 +68,19 @@ class MadBackend:
         """Until nothing of a shot is left to be sent."""
         await self._at_rest.wait()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Returns when no connection is left."""
         if self._server is not None:
             self._server.close()
+        serving = list(self._serving)
+        for one in serving:
+            one.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - start_server makes one of each connection
+        self._serving.add(task)
         try:
             while target := _TARGET(await reader.readuntil(b"\r\n\r\n")):
                 if target[1] == b"good":
@@ -82,8 +92,14 @@ class MadBackend:
                     return
         except (asyncio.IncompleteReadError, OSError):
             return  # the proxy has had enough
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._serving.discard(task)
 
     async def _send(self, writer: asyncio.StreamWriter, number: int) -> bool:
         """Send a shot; returns whether the connection stays open."""
@@ -152,7 +168,7 @@ class ResponseStorm:
                     break
             await proxy.close()  # nothing may be left in flight, and no connection open
         finally:
-            backend.close()
+            await backend.close()
 
     async def _shoot(self, port: int, backend: MadBackend, number: int) -> None:
         asked = request_shot(self._seed, number)

@@ -48,7 +48,7 @@ def test_checks_that_all_fail_at_once_cost_no_request(stage: Stage) -> None:
     load = Wrk(stage.cli.url + "/", seconds=8, connections=CONNECTIONS)
     stage.cli.ok("reload", "--probe-status", "299")
     # They fall one after the other; with the last of them all are let in again.
-    until(lambda: [("check" in one) for one in reasons(stage)] == [True] * 3, within=20)
+    until(lambda: [("its checks fail" in one) for one in reasons(stage)] == [True] * 3, within=20)
     assert stage.names == names
     listed = get(stage.cli.url + "/ips.txt").split()
     assert len(listed) == len(names)
