@@ -74,9 +74,11 @@ def test_one_shot_can_be_fired_again(capsys: pytest.CaptureFixture[str]) -> None
 async def port_of_one_that_says(answer: bytes, *, closes: bool) -> AsyncIterator[int]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
-        if not closes:
-            await reader.read()  # for as long as the client stays
-        writer.close()
+        try:
+            if not closes:
+                await reader.read()  # for as long as the client stays
+        finally:
+            writer.close()
 
     listening = loopback()
     async with await asyncio.start_server(serve, sock=listening):
