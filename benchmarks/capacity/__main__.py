@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from benchmarks.alone import allow_files, ended
 from benchmarks.capacity import crowd, report
 from benchmarks.capacity.carrying import TARGET, Carrier
-from benchmarks.capacity.results import Results, to_document
+from benchmarks.capacity.results import Results
 from benchmarks.compare import backends, machine
 from benchmarks.compare.balancer import PROJECT
 from benchmarks.compare.processes import Place, cores, refuse_taken, scratch
@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     allow_files(max(*clients, _LISTENING_AT_ONCE * max(crowds)) + _SPARE_FILES)
     results = _measured(options, clients, crowds)
     options.write.mkdir(parents=True, exist_ok=True)
-    document = json.dumps(to_document(results), indent=1)
+    document = json.dumps(asdict(results), indent=1)
     (options.write / "capacity.json").write_text(document + "\n", encoding="utf-8")
     (options.write / "capacity.md").write_text(report.text(results), encoding="utf-8")
     print(report.text(results))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from benchmarks.compare.results import Interpreter, Machine
+if TYPE_CHECKING:
+    from benchmarks.compare.results import Interpreter, Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +61,3 @@ class Results:
     carried: list[Carried]
     resting: list[Resting]
     crowds: list[Crowd]
-
-
-def to_document(results: Results) -> dict[str, Any]:
-    """As JSON knows it; `from_document` is the inverse."""
-    return dataclasses.asdict(results)
-
-
-def from_document(document: dict[str, Any]) -> Results:
-    """Raises TypeError or KeyError for anything `to_document` would not have made."""
-    fields = dict(document)
-    fields["machine"] = Machine(**fields["machine"])
-    fields["interpreter"] = Interpreter(**fields["interpreter"])
-    fields["carried"] = [Carried(**one) for one in fields["carried"]]
-    fields["resting"] = [Resting(**one) for one in fields["resting"]]
-    fields["crowds"] = [Crowd(**one) for one in fields["crowds"]]
-    return Results(**fields)
