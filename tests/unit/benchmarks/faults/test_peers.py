@@ -8,7 +8,7 @@ import pytest
 from benchmarks.faults.peers import LABEL, Peer, PeerStack, haproxy, traefik
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ADDRESSES = ["10.0.0.2", "10.0.0.3"]
 
@@ -57,6 +57,9 @@ class Engine:
             self.running = [name for name in self.running if name not in words[1:]]
         return ""
 
+    def remove(self, containers: Sequence[str]) -> None:
+        self.running = [name for name in self.running if name not in containers]
+
     def listed(self, *_: str) -> list[str]:
         return [name for name in self.running if "-backend-" in name]
 
@@ -71,7 +74,7 @@ class Engine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
-    for name in ("docker", "listed", "address"):
+    for name in ("docker", "remove", "listed", "address"):
         monkeypatch.setattr(f"benchmarks.faults.peers.{name}", getattr(engine, name))
     monkeypatch.setattr("benchmarks.faults.peers.wait_until", lambda *_: True)
     return engine
@@ -83,6 +86,7 @@ def stack(engine: Engine) -> Iterator[PeerStack]:
     stack.up(3)
     yield stack
     stack.down()
+    assert engine.running == []
 
 
 def test_the_balancer_starts_last_in_lbctls_position(engine: Engine, stack: PeerStack) -> None:
