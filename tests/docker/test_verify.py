@@ -25,7 +25,7 @@ FROM {BACKEND_IMAGE}
 ARG FAULT
 USER 0:0
 RUN [ -z "$FAULT" ] || sed -i \
-    -e 's/^http {{/&\n    split_clients "$request_id" $fault {{ 10% 1; * 0; }}/' \
+    -e 's/^http {{/&\n    map $request_id $fault {{ default 0; "~^[01]" 1; }}/' \
     -e 's/location = \/ {{/& if ($fault) {{ return 500; }}/' /etc/nginx/nginx.conf
 USER 64102:64102
 RUN nginx -t -c /etc/nginx/nginx.conf && rm -rf /srv/lbctl/*

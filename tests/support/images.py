@@ -1,12 +1,14 @@
 """The images for the docker tests: the product's own Dockerfiles, with ready files in place of
 what a build would download.
 
-Alpine's mirror and python.org are not in reach of every machine. Where the Dockerfiles would
-fetch nginx, CPython and the Python packages, this starts them (`--build-arg READY=...`) from
+The network is not in reach of every machine. Where the Dockerfiles would fetch and compile nginx
+and CPython, and fetch the Python packages, this starts them (`--build-arg READY=...`) from
 alpine:3.10 plus the running machine's own nginx, Python and site-packages, each with its glibc
 loader and libraries beside it. docs/testing.md has the table of what is run and what replaced.
 
     python -m tests.support.images      makes all and says what it made
+
+LBCTL_TEST_READY names another image to start from; `base` compiles everything, as users do.
 """
 
 from __future__ import annotations
@@ -248,10 +250,7 @@ def _make_stand_in(docker: _Docker) -> None:
         ),
         "root/etc/passwd": b"root:x:0:0:root:/root:/bin/sh\n",
         "root/etc/group": b"root:x:0:\n",
-        "root/etc/apk/repositories": b"",
-        # What Debian's busybox lacks. The package manager has nothing to add: it is there.
-        "root/sbin/apk": b"#!/bin/sh\n",
-        # Called as the Dockerfiles call them: the last word is the name.
+        # What Debian's busybox lacks. Called as the Dockerfiles do: the last word is the name.
         "root/sbin/addgroup": (
             b"#!/bin/sh\nwhile [ $# -gt 1 ]; do case $1 in -g) id=$2; shift ;; esac; shift; done\n"
             b'echo "$1:x:$id:" >> /etc/group\n'
@@ -273,11 +272,7 @@ def _ensure_ready(docker: _Docker, name: str, tree: _Tree) -> str:
     digest = hashlib.sha256(f"{docker.image_id(BASE)} {tree.digest()}".encode()).hexdigest()
     tag = f"lbctl-ready-{name}:{digest[:12]}"
     if docker.labels(tag) is None:
-        # `apk add nginx` finds the name registered and has nothing left to do.
-        dockerfile = (
-            f"FROM {BASE}\nCOPY root/ /\n"
-            f"RUN apk add --no-network --virtual {name} && : > /etc/apk/repositories\n"
-        )
+        dockerfile = f"FROM {BASE}\nCOPY root/ /\n"
         context = tree.archive("root", {"Dockerfile": dockerfile.encode()})
         docker.build(tag, "Dockerfile", context, {}, {})
     return tag
@@ -309,8 +304,11 @@ def ensure_images(
         fcntl.flock(held, fcntl.LOCK_EX)
         engine = _Docker(docker)
         base = _ensure_base(engine)
-        _ensure(engine, "nginx", nginx, _ensure_ready(engine, "nginx", _nginx_files()), base)
-        _ensure(engine, "lb", lb, _ensure_ready(engine, "python", _python_files()), base)
+        own = os.environ.get("LBCTL_TEST_READY", "")
+        ready = own or _ensure_ready(engine, "nginx", _nginx_files())
+        _ensure(engine, "nginx", nginx, ready, base)
+        ready = own or _ensure_ready(engine, "python", _python_files())
+        _ensure(engine, "lb", lb, ready, base)
         for tag in (nginx, lb):
             name, _, version = tag.rpartition(":")
             if version == __version__:
