@@ -8,8 +8,9 @@ import os
 import re
 import sys
 import warnings
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -170,21 +171,80 @@ def test_the_text_has_the_fields_of_the_schema(kind: str) -> None:
         assert check_line(example)["log"] == kind
 
 
-@pytest.mark.parametrize("name", ["vector.yaml", "promtail.yaml"])
-def test_the_examples_are_yaml_and_name_fields_that_exist(name: str) -> None:
-    document = yaml.safe_load((DOCS / "logging" / name).read_text(encoding="utf-8"))
+def example(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((DOCS / "logging" / name).read_text(encoding="utf-8"))
+    return document
+
+
+def pattern_of(rule: str) -> str:
+    field, _, pattern = rule.partition(" ")
+    assert field == "log"
+    return pattern
+
+
+@pytest.mark.parametrize("name", ["fluent-bit.yaml", "fluent-bit-loki.yaml"])
+def test_the_examples_for_fluent_bit_keep_every_kind_and_the_errors_of_nginx(name: str) -> None:
+    kinds = {one["$ref"].rpartition("/")[2] for one in schema()["oneOf"]}
+    pipeline = example(name)["pipeline"]
+    parse, keep, text, *_ = pipeline["filters"]
+    assert (parse["name"], keep["name"], text["name"]) == ("parser", "grep", "modify")
+    kept = pattern_of(keep["regex"])
+    condition, _, rest = text["condition"].partition(" ")
+    assert condition == "key_value_does_not_match"
+    for value in kinds:
+        assert re.search(kept, value), value
+        assert re.search(pattern_of(rest), value), value
+    error = "2026/11/28 01:29:57 [alert] 1#1: worker process 9 exited on signal 9\n"
+    assert re.search(kept, error)
+    assert not re.search(pattern_of(rest), error)
+    for other in ("accessed", "backend: up", "28/11/2026 01:29:57 [alert] x", "GET / 200"):
+        assert not re.search(kept, other), other
+    assert (text["rename"], text["add"]) == ("log message", "log text")
+    (output,) = pipeline["outputs"]
+    assert output["tls"] is output["tls.verify_hostname"] is True
+    assert output.get("format", "json_lines") == "json_lines"
+    for part in (*pipeline["filters"], output):
+        assert fnmatch(pipeline["inputs"][0]["tag"], part["match"])
+
+
+def test_the_examples_for_fluent_bit_read_alike() -> None:
+    plain, loki = example("fluent-bit.yaml"), example("fluent-bit-loki.yaml")
+    assert plain["parsers"] == loki["parsers"]
+    assert plain["service"] == loki["service"]
+    (parser,) = plain["parsers"]
+    assert parser["time_keep"] is True
+    for definition in schema()["$defs"].values():
+        assert parser["time_key"] in definition.get("properties", {"time": {}})
+    (one,), (other,) = plain["pipeline"]["inputs"], loki["pipeline"]["inputs"]
+    id_of_container = "2b398b9926fa" + 52 * "0"
+    # Ruby's way to write a named group is not Python's.
+    tag_regex = other.pop("tag_regex").replace("(?<", "(?P<")
+    found = re.search(tag_regex, f"/var/lib/docker/containers/x/{id_of_container}-json.log")
+    assert found is not None
+    assert found["container"] == "2b398b9926fa"
+    assert one.pop("tag") + ".<container>" == other.pop("tag")
+    assert one == other
+    for left, right in zip(plain["pipeline"]["filters"], loki["pipeline"]["filters"], strict=False):
+        assert left | {"match": None} == right | {"match": None}
+
+
+def test_the_labels_for_loki_are_copies_of_fields_that_exist() -> None:
+    pipeline = example("fluent-bit-loki.yaml")["pipeline"]
+    copies = dict(copy.split()[::-1] for copy in pipeline["filters"][-1]["copy"])
     control = schema()["$defs"]["control"]["properties"]
-    if name == "promtail.yaml":
-        stages = document["scrape_configs"][0]["pipeline_stages"]
-        assert set(stages[0]["json"]["expressions"].values()) <= set(control)
-        assert set(stages[1]["labels"]) <= set(stages[0]["json"]["expressions"])
-    else:
-        assert set(document["sinks"]["collector"]["inputs"]) == {"lbctl", "lbctl.dropped"}
+    assert set(copies.values()) <= set(control)
+    # A field that is a label itself would be gone from the line.
+    assert not set(copies) & set(control)
+    labels = dict(label.split("=") for label in pipeline["outputs"][0]["labels"].split(", "))
+    assert set(labels) == {"job", "log", "level", "container"}
+    sources = {value[1:] for value in labels.values() if value.startswith("$")}
+    assert sources - {"TAG[1]"} == set(copies)
 
 
-def test_the_example_for_fluent_bit_knows_every_kind() -> None:
-    text = (DOCS / "logging" / "fluent-bit.conf").read_text(encoding="utf-8")
-    (kinds,) = re.findall(r"Regex +log \^\((.+)\)\$", text)
-    assert set(kinds.split("|")) == {one["$ref"].rpartition("/")[2] for one in schema()["oneOf"]}
-    for line in text.splitlines():
-        assert re.fullmatch(r"|#.*|\[[A-Z]+\]|    [A-Za-z._]+ +\S.*|    #.*", line), line
+def test_the_example_for_vector_is_joined_up() -> None:
+    document = example("vector.yaml")
+    assert document["transforms"]["lbctl"]["inputs"] == list(document["sources"])
+    assert document["sinks"]["collector"]["inputs"] == list(document["transforms"])
+    program = document["transforms"]["lbctl"]["source"]
+    for field in re.findall(r"\(\.([a-z_]+), format", program):
+        assert all(field in d["properties"] for d in schema()["$defs"].values() if "required" in d)
