@@ -13,8 +13,9 @@ for name in "$@"; do
     # shellcheck disable=SC2086  # four words
     set -- $line
     # The base's list of authorities is of 2019. Who sends the archive does not matter: the
-    # checksum says whether it is the one.
-    curl --fail --silent --show-error --location --insecure --retry 3 -o "$name.archive" "$4"
+    # checksum says whether it is the one. A sender that falls silent ends the build.
+    curl --fail --silent --show-error --location --proto '=https' --insecure --retry 3 \
+        --connect-timeout 20 --speed-limit 1000 --speed-time 60 -o "$name.archive" "$4"
     found=$(sha256sum < "$name.archive" | cut -d' ' -f1)
     if [ "$found" != "$3" ]; then
         echo "$name $2 from $4 has the SHA-256 $found, expected was $3" >&2

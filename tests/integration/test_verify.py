@@ -33,11 +33,12 @@ def stack() -> Iterator[Cli]:
 
 
 def fault(stack: Cli, name: str) -> None:
-    """From now on this backend answers every tenth request for the page with 500."""
+    """From now on this backend answers every eighth request for the page with 500."""
     directory = stack.state / stack.project / "backends" / name
     configuration = directory / "nginx.conf"
     text = configuration.read_text(encoding="utf-8")
-    text = text.replace("http {", 'http { split_clients "$request_id" $fault { 10% 1; * 0; }', 1)
+    chance = 'map $request_id $fault { default 0; "~^[01]" 1; }'  # two in sixteen
+    text = text.replace("http {", f"http {{ {chance}", 1)
     broken = "location = / {\n            if ($fault) { return 500; }"
     text, count = re.subn(r"location = / \{", broken, text, count=1)
     assert count == 1

@@ -280,9 +280,12 @@ def _ensure_ready(docker: _Docker, name: str, tree: _Tree) -> str:
 
 def _ensure(docker: _Docker, image: str, tag: str, ready: str, base: str) -> None:
     context = assets.build_context(image)
-    inputs = hashlib.sha256(ready.encode() + context).hexdigest()
+    start = ready if ready == "base" else docker.image_id(ready)
+    inputs = hashlib.sha256(start.encode() + context).hexdigest()
     if (docker.labels(tag) or {}).get(INPUTS_LABEL) != inputs:
-        labels = {INPUTS_LABEL: inputs, STAND_IN_LABEL: "1"}
+        labels = {INPUTS_LABEL: inputs}
+        if ready != "base":
+            labels[STAND_IN_LABEL] = "1"
         dockerfile = f"images/{image}/Dockerfile"
         arguments = {"READY": ready, "BASE_SHA256": "" if base == BASE else "any"}
         docker.build(tag, dockerfile, iter([context]), labels, arguments)

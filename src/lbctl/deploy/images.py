@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BASE_IMAGE: Final = "alpine:3.10"
 _OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its build context
 _SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
-_TAIL_LINES: Final = 5  # of a failed build's log in its error
+_TAIL_LINES: Final = 30  # of a failed build's log in its error: make ends long after the cause
 
 
 async def ensure_images(
@@ -70,7 +70,7 @@ async def _build(engine: Engine, ref: str, progress: Progress) -> None:
     cause = ""
     async for message in messages:
         cause = str(message.get("error", "")).strip() or cause
-        # What apk or pip print within a step ends where they like, mostly at a newline.
+        # What apk, make or pip print within a step ends where they like, mostly at a newline.
         for line in str(message.get("stream", "")).splitlines():
             if line.strip():
                 plain = printable(line.rstrip(), 400)
