@@ -10,6 +10,7 @@ import asyncio
 import functools
 import gc
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,8 @@ def group_of(path: Path) -> str | None:
 
 
 def pytest_configure() -> None:
+    # Whoever starts this in the background may have it ignored; so would what the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     required = filter(None, os.environ.get(REQUIRE, "").replace(" ", "").split(","))
     for group in required:
         if group not in NEEDS:
