@@ -6,7 +6,7 @@ set -eux
 apk add --no-cache curl gcc libc-dev make
 mkdir /tmp/src
 cd /tmp/src
-sh "$1/unpack.sh" nginx pcre2 > /tmp/sources
+sh "$1/unpack.sh" nginx pcre2
 
 cd nginx
 ./configure --sbin-path=/usr/sbin/nginx --prefix=/etc/nginx --conf-path=/etc/nginx/nginx.conf \

@@ -115,7 +115,7 @@ def test_the_list(line: str) -> None:
 def test_all_that_is_listed_is_used_and_nothing_else() -> None:
     used: set[str] = set()
     for script in sorted(IMAGES.glob("*/build-*.sh")):
-        found = re.search(r'unpack\.sh" ([a-z0-9 ]+) >', script.read_text(encoding="utf-8"))
+        found = re.search(r'unpack\.sh" ([a-z0-9 ]+[a-z0-9])', script.read_text(encoding="utf-8"))
         assert found is not None, script
         used.update(found[1].split())
     listed = {line.split()[0] for line in SOURCES.splitlines() if not line.startswith("#")}
