@@ -124,8 +124,8 @@ def essence(facts: dict[str, Any], project: str) -> dict[str, Any]:
         for one in facts["Mounts"]
     ]
     same = (
-        "RestartPolicy", "CapDrop", "CapAdd", "SecurityOpt", "ReadonlyRootfs", "LogConfig",
-        "Memory", "PidsLimit", "Privileged", "Tmpfs", "Sysctls",
+        "RestartPolicy", "CapDrop", "SecurityOpt", "ReadonlyRootfs", "LogConfig", "Memory",
+        "PidsLimit", "Privileged", "Tmpfs", "Sysctls",
     )  # fmt: skip
     return {
         "image": facts["Image"],
@@ -142,5 +142,7 @@ def essence(facts: dict[str, Any], project: str) -> dict[str, Any]:
             for port, ones in (host["PortBindings"] or {}).items()
             for one in ones
         ),
+        # Compose v2 names CAP_KILL what 1.29 and lbctl name KILL.
+        "capabilities": sorted(name.removeprefix("CAP_") for name in host["CapAdd"] or ()),
         **{key: host.get(key) for key in same},
     }

@@ -33,7 +33,7 @@ def expressions() -> list[str]:
     asked += [
         one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"
     ]
-    return asked + [one["expr"] for one in board["annotations"]["list"]]
+    return asked + [one["target"]["expr"] for one in board["annotations"]["list"]]
 
 
 def metrics_in(text: str) -> set[str]:

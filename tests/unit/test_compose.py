@@ -29,7 +29,7 @@ from lbctl.runtime.containers import (
 FILE = Path(__file__).parents[2] / "compose.yaml"
 NAMES = Names("lbctl")
 COMPOSE = shutil.which("docker-compose")
-MONITORING = {"prometheus", "grafana"}
+MONITORING = {"prometheus"}
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,6 @@ def test_what_is_not_ours_is_asked_for_pinned_and_seen_from_this_machine_alone(
                 assert (FILE.parent / source).is_file(), source
                 assert mode.endswith(":ro")
     assert "--web.listen-address=127.0.0.1:9090" in theirs["prometheus"]["command"]
-    assert "GF_SERVER_HTTP_ADDR=127.0.0.1" in theirs["grafana"]["environment"]
 
 
 @pytest.mark.skipif(COMPOSE is None, reason="no docker-compose on this machine")

@@ -154,18 +154,3 @@ def test_prometheus_itself_parses_what_the_dashboard_asks(tmp_path: Any) -> None
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
     promtool("check", "rules", "--lint=none", str(file))
-
-
-def test_grafana_finds_what_is_provisioned() -> None:
-    compose = yaml.safe_load((monitoring.ROOT / "compose.yaml").read_text(encoding="utf-8"))
-    mounts = dict(
-        reversed(mount.split(":")[:2]) for mount in compose["services"]["grafana"]["volumes"]
-    )
-    source, boards = (
-        yaml.safe_load((monitoring.ROOT / mounts[f"/etc/grafana/provisioning/{name}"]).read_text())
-        for name in ("datasources/lbctl.yml", "dashboards/lbctl.yml")
-    )
-    (only,) = source["datasources"]
-    assert (only["type"], only["url"]) == ("prometheus", "http://127.0.0.1:9090")
-    (folder,) = (provider["options"]["path"] for provider in boards["providers"])
-    assert mounts[f"{folder}/lbctl.json"] == "./docs/monitoring/grafana-dashboard.json"
