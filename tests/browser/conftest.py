@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.port import Port
 from tests.support.browser import Visit, running_browser, visiting
 from tests.support.cli import Cli
+from tests.unit.admin.port import Port
 
 if TYPE_CHECKING:
     import contextlib

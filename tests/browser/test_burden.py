@@ -13,7 +13,7 @@ from tests.unit.admin.fakes import BUCKETS, traffic
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Visiting
-    from tests.browser.port import Port
+    from tests.unit.admin.port import Port
     from tests.unit.admin.test_api import Admin
 
 FAST = Path(__file__).with_name("fast.js")

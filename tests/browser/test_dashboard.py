@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.browser.conftest import Visiting
-    from tests.browser.port import Port
+    from tests.unit.admin.port import Port
     from tests.unit.admin.test_api import Admin
 
 NONE = "\u2013"

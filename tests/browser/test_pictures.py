@@ -19,7 +19,7 @@ from tests.unit.admin.fakes import BUCKETS, backend_status, traffic
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Shot, Visiting
-    from tests.browser.port import Port
+    from tests.unit.admin.port import Port
     from tests.unit.admin.test_api import Admin
 
 SCREEN = {"width": 1400, "height": 610}

@@ -25,7 +25,7 @@ from lbctl.core.text import printable
 from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S, HistoryState, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -106,36 +106,29 @@ class LbCollector(Collector):
             in_flight.add_metric([name], sum(part.in_flight for part in by_name.get(name, ())))
         yield from (requests, duration, in_flight, retries)
 
-        refused = CounterMetricFamily(
+        yield _counter(
             "lbctl_refused_total",
             "Requests the load balancer answered itself, by reason.",
-            labels=["reason"],
+            "reason",
+            totals.refused,
         )
-        for reason, count in sorted(totals.refused.items()):
-            refused.add_metric([reason], count)
-        connections = GaugeMetricFamily(
-            "lbctl_connections", "Connections open now, by side.", labels=["side"]
+        yield _gauge(
+            "lbctl_connections", "Connections open now, by side.", "side", totals.connections
         )
-        for side, count in sorted(totals.connections.items()):
-            connections.add_metric([side], count)
-        clients = GaugeMetricFamily(
+        yield _gauge(
             "lbctl_worker_connections",
             "Connections of clients that a worker has open now.",
-            labels=["worker"],
+            "worker",
+            totals.clients,
         )
-        for worker, count in sorted(totals.clients.items()):
-            clients.add_metric([worker], count)
-        tasks = GaugeMetricFamily(
-            "lbctl_asyncio_tasks", "Tasks of a process's event loop.", labels=["process"]
+        yield _gauge(
+            "lbctl_asyncio_tasks", "Tasks of a process's event loop.", "process", totals.tasks
         )
-        for process, count in sorted(totals.tasks.items()):
-            tasks.add_metric([process], count)
-        lost = CounterMetricFamily(
+        yield CounterMetricFamily(
             "lbctl_access_log_lines_lost_total",
             "Lines of the access log that there was no room for.",
             value=totals.lost_lines,
         )
-        yield from (refused, connections, clients, tasks, lost)
 
     def _of_backends(self, backends: Iterable[BackendStatus]) -> Iterator[Metric]:
         state = GaugeMetricFamily(
@@ -165,26 +158,24 @@ class LbCollector(Collector):
         if stats.discovery_synced_monotonic_s is not None:
             age.add_metric([], self._clock() - stats.discovery_synced_monotonic_s)
         yield age
-        events = CounterMetricFamily(
-            "lbctl_docker_events_total", "Events of the runtime, by action.", labels=["action"]
+        yield _counter(
+            "lbctl_docker_events_total",
+            "Events of the runtime, by action.",
+            "action",
+            stats.events,
         )
-        for action, count in sorted(stats.events.items()):
-            events.add_metric([action], count)
-        yield events
         yield HistogramMetricFamily(
             "lbctl_publish_duration_seconds",
             "From a new list to its acknowledgement by every backend in it.",
             buckets=_cumulative(stats.publish_buckets),
             sum_value=stats.publish_sum_s,
         )
-        failures = CounterMetricFamily(
+        yield _counter(
             "lbctl_publish_failures_total",
             "Attempts to write a list that failed.",
-            labels=["backend"],
+            "backend",
+            stats.publish_failures,
         )
-        for name, count in sorted(stats.publish_failures.items()):
-            failures.add_metric([name], count)
-        yield failures
         ejections = CounterMetricFamily(
             "lbctl_ejections_total",
             "Backends taken out for failing, by reason.",
@@ -209,25 +200,21 @@ class LbCollector(Collector):
     def _of_workers(self) -> Metric:
         running = {each.name for each in self._traffic.processes() if each.role == "worker"}
         self._workers |= running
-        up = GaugeMetricFamily("lbctl_worker_up", "1 for a worker that runs.", labels=["worker"])
-        for name in sorted(self._workers):
-            up.add_metric([name], int(name in running))
-        return up
+        up = {name: int(name in running) for name in self._workers}
+        return _gauge("lbctl_worker_up", "1 for a worker that runs.", "worker", up)
 
     def _of_processes(self) -> Metric:
-        started = GaugeMetricFamily(
-            "lbctl_process_start_time_seconds",
-            "When a process of the lbs was started last, in unix seconds.",
-            labels=["process"],
-        )
         times = {  # one that drains has the name of the one that took its place
             each.name: each.started_at.timestamp()
             for each in self._traffic.processes()
             if each.role != "draining"
         }
-        for name, started_s in sorted(times.items()):
-            started.add_metric([name], started_s)
-        return started
+        return _gauge(
+            "lbctl_process_start_time_seconds",
+            "When a process of the lbs was started last, in unix seconds.",
+            "process",
+            times,
+        )
 
     def _of_certificates(self) -> Metric:
         expiry = GaugeMetricFamily(
@@ -244,13 +231,11 @@ def _of_guard(counts: GuardCounts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "lbctl_guard_requests_total", "Requests that the guard was sent.", value=counts.requests
     )
-    refused = CounterMetricFamily(
-        "lbctl_guard_refused_total", "Those of them it refused, by reason.", labels=["reason"]
-    )
     # From the beginning, or the first of its kind would be no increase to whoever scrapes.
-    for reason in sorted(REASONS | counts.refused.keys()):
-        refused.add_metric([reason], counts.refused.get(reason, 0))
-    yield refused
+    refused = {**dict.fromkeys(REASONS, 0), **counts.refused}
+    yield _counter(
+        "lbctl_guard_refused_total", "Those of them it refused, by reason.", "reason", refused
+    )
 
 
 def registry(collector: LbCollector) -> CollectorRegistry:
@@ -258,6 +243,20 @@ def registry(collector: LbCollector) -> CollectorRegistry:
     own = CollectorRegistry(auto_describe=False)
     own.register(collector)
     return own
+
+
+def _counter(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=[label]), counts)
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=[label]), values)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
+    for label, value in sorted(values.items()):
+        family.add_metric([label], value)
+    return family
 
 
 def _by_name(backends: Iterable[BackendTraffic]) -> dict[str, list[BackendTraffic]]:

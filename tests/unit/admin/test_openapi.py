@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -24,6 +23,7 @@ from lbctl.errors import DeadlineError, EngineError, LbctlError, OperationError,
 from lbctl.model import HealingState, HistoryState, RolloutState, State
 from tests.support.deadlines import scaled
 from tests.unit.admin.fakes import FakeReloader, backend_status
+from tests.unit.admin.port import Port
 from tests.unit.admin.test_api import AUTH, FACTS, Admin
 
 if TYPE_CHECKING:
@@ -55,38 +55,9 @@ class StrictReloader(FakeReloader):
         self.present = settings_of(overlay(Config(), settings or {}, "settings"))
 
 
-class Port:
-    """An admin port on a loop in a thread; the tests ask it from outside."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.admin: Admin
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._end = asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        assert self._ready.wait(scaled(10))
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        self.admin = Admin(reloader=StrictReloader())
-        async with self.admin.served():
-            self.url = str(self.admin.session._base_url).rstrip("/")
-            self._ready.set()
-            await self._end.wait()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
-
-
 @pytest.fixture(scope="module")
 def port() -> Iterator[Port]:
-    port = Port()
+    port = Port(lambda: Admin(reloader=StrictReloader()))
     yield port
     port.close()
 

@@ -1,4 +1,4 @@
-"""An admin port on a loop in a thread, with fakes behind it that a test moves as it likes."""
+"""An admin port on a loop in a thread: asked from outside, with fakes behind it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Port:
     """Serves until `close`. The fakes are touched on its own loop only: see `do`."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], Admin] = Admin) -> None:
         self.url = ""
+        self._make = make
         self.admin: Admin
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -31,7 +32,7 @@ class Port:
         self._loop.close()
 
     async def _serve(self) -> None:
-        self.admin = Admin()
+        self.admin = self._make()
         async with self.admin.served():
             self.url = str(self.admin.session._base_url).rstrip("/")
             self._ready.set()
