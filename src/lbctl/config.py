@@ -532,7 +532,9 @@ def project_name(raw: str) -> str:
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: {error}") from None
     values: dict[str, Any] = {}
     sections = {leaf.section for leaf in LEAVES.values() if leaf.section}
@@ -540,8 +542,11 @@ def _from_file(path: Path) -> dict[str, Any]:
         inner = value if isinstance(value, dict) and key in sections else {key: value}
         for name, raw in inner.items():
             leaf = LEAVES.get(name)
-            if leaf is None or (inner is value and leaf.section != key):
+            if leaf is None:
                 raise UsageError(f"{path}: unknown setting {name!r}")
+            if inner is value and leaf.section != key:
+                place = f"in [{leaf.section}]" if leaf.section else "above all sections"
+                raise UsageError(f"{path}: {name!r} stands in [{key}], and belongs {place}")
             values[name] = leaf.parse(raw, f"{path}: {name}")
     return values
 

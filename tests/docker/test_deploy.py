@@ -256,7 +256,7 @@ async def test_other_ports_move_everything(
     found = await stack.up(moved, told)
     assert found.running
     assert found.traffic.port == free_ports[2]
-    assert told.notes[-1] == "other ports: starting the lbs again, which breaks traffic"
+    assert told.notes[-1] == "other ports or files: starting the lbs again, which breaks traffic"
     assert container_id(project.names.pod) != first
     assert project.objects()["containers"] == pieces(project)
     networks = {inspect(project.names.lb(lb))["HostConfig"]["NetworkMode"] for lb in "ab"}
@@ -519,7 +519,7 @@ async def test_logs(
 
     async def all_lines() -> list[str]:
         """But those of the guard, which has as much to say as it likes."""
-        lines = [line async for line in stack.logs(follow=False, tail=10)]
+        lines = [str(line) async for line in stack.logs(follow=False, tail=10)]
         return [line for line in lines if line.partition(" ")[0] != project.names.guard]
 
     end = time.monotonic() + scaled(10)
@@ -534,7 +534,7 @@ async def test_logs(
     docker("kill", "--signal", "TERM", two)  # its stream ends, the others go on
     await docker_aside("exec", ten, "sh", "-c", "printf 'a\\033[31mb\\n' > /proc/1/fd/1")
     async with asyncio.timeout(scaled(10)):
-        assert await waiting == f"{ten} | a?[31mb"
+        assert str(await waiting) == f"{ten} | a?[31mb"
     await followed.aclose()  # type: ignore[attr-defined]
 
 

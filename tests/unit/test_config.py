@@ -112,7 +112,9 @@ def test_a_named_file_must_be_there(elsewhere: Path) -> None:
     [
         ("port = ", "lbctl.toml: "),
         ("prot = 1", "unknown setting 'prot'"),
-        ("[limits]\nport = 1", "unknown setting 'port'"),
+        ("[limits]\nport = 1", "'port' stands in [limits], and belongs above all sections"),
+        ("[limits]\nfall = 1", "'fall' stands in [limits], and belongs in [health]"),
+        ("[limits]\nprot = 1", "unknown setting 'prot'"),
         ("[nowhere]\nport = 1", "unknown setting 'nowhere'"),
         ("port = true", "lbctl.toml: port: True is not a whole number"),
         ("port = 80.5", "lbctl.toml: port: 80.5 is not a whole number"),

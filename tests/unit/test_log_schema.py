@@ -17,6 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lbctl.admin.audit import Audit, Entry
 from lbctl.core.http1 import Request, parse_request
 from lbctl.core.origin import Hop, Origin, networks
 from lbctl.model import Backend
@@ -121,6 +122,17 @@ def test_nobody_else_writes_to_the_log(capfd: pytest.CaptureFixture[str]) -> Non
     assert "of Python's" in second["message"]
     assert (third["level"], third["role"]) == ("critical", "worker-0")
     assert "ValueError: unexpected" in third["error"]
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_who_changed_what_is_said_at_every_level(
+    capfd: pytest.CaptureFixture[str], level: str
+) -> None:
+    logs.set_up("controller", level)
+    entry = Entry("127.0.0.1", "wrong", "curl", "POST", "/api/v1/scale", refused="token")
+    Audit("a").close(entry, 401)
+    (row,) = map(check_line, capfd.readouterr().out.splitlines())
+    assert (row["log"], row["status"]) == ("audit", 401)
 
 
 def test_lines_that_were_lost_are_told_in_the_same_form() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 log = logging.getLogger("lbctl.audit")
+log.setLevel(logging.INFO)  # who changed what is said at every `log_level`
 
 READ = "read"
 UNKNOWN = "unknown"

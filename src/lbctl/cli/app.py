@@ -52,6 +52,9 @@ def run(arguments: Sequence[str], session: Session | None = None) -> int:
         status = lbctl.main(list(arguments), prog_name="lbctl", standalone_mode=False, obj=session)
     except click.Abort:
         return INTERRUPTED_STATUS
+    except click.exceptions.NoArgsIsHelpError as error:
+        session.screen.err.file.write(f"{error.format_message()}\n")
+        return _USAGE_STATUS
     except click.ClickException as error:
         _complain(session, error.format_message())
         return _USAGE_STATUS if isinstance(error, click.UsageError) else _FAILED_STATUS
@@ -364,14 +367,17 @@ def down_command(session: Session, *, as_json: bool, runtime: str | None) -> Non
 @click.option(
     "-n", "--tail", type=click.IntRange(0, 1_000_000), default=100, help="lines a process  [100]"
 )
+@json_flag("one document a line")
 @leaves("runtime")
 @_common
-def logs_command(session: Session, *, follow: bool, tail: int, runtime: str | None) -> None:
+def logs_command(
+    session: Session, *, follow: bool, tail: int, as_json: bool, runtime: str | None
+) -> None:
     """What the lb and the backends say."""
     from lbctl.cli import look
 
     settings = session.configure(runtime=runtime)
-    session.run(look.logs(session, settings, follow=follow, tail=tail))
+    session.run(look.logs(session, settings, follow=follow, tail=tail, as_json=as_json))
 
 
 @lbctl.command("verify")

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 _WITHIN_S: Final = 1.0
 """Somebody has pressed a key, and waits."""
 
+
+class _FishComplete(FishComplete):
+    """With descriptions that have commas in them."""
+
+    source_template = FishComplete.source_template.replace('split ","', 'split --max 1 ","')
+
+
 _SHELLS: Final[dict[str, type[ShellComplete]]] = {
     "bash": BashComplete,
     "zsh": ZshComplete,
-    "fish": FishComplete,
+    "fish": _FishComplete,
 }
 
 

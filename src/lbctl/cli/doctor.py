@@ -17,6 +17,7 @@ from rich.text import Text
 
 from lbctl.cli import certificates
 from lbctl.cli.findings import Finding, Level
+from lbctl.config import Config
 from lbctl.core.text import printable
 from lbctl.deploy.images import BASE_IMAGE
 from lbctl.deploy.listening import refuse_listened
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lbctl.cli.session import Session
-    from lbctl.config import Config
 
     ReadFile = Callable[[str], str | None]
 
@@ -152,13 +152,16 @@ async def _stack(session: Session, settings: Config) -> list[Finding]:
 
 
 def _ports(settings: Config, held: set[int]) -> list[Finding]:
-    findings = []
+    """About those the stack has. Where it runs, others count if they were asked for: a port that
+    nobody chose may be its own backends'.
+    """
+    text = f"held by the stack of project {settings.project!r}"
+    findings = [Finding(Level.OK, f"port {port}", text) for port in sorted(held)]
+    unasked = addresses_of(Config()) if held else {}
     for flag, address in addresses_of(settings).items():
-        subject = f"port {address.port}"
-        if address.port in held:
-            text = f"held by the stack of project {settings.project!r}"
-            findings.append(Finding(Level.OK, subject, text))
+        if address.port in held or address == unasked.get(flag):
             continue
+        subject = f"port {address.port}"
         try:
             refuse_listened({flag: address})
         except LbctlError as error:

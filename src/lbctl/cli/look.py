@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from lbctl.cli import resolve
@@ -14,6 +15,7 @@ from lbctl.errors import EngineUnavailableError
 if TYPE_CHECKING:
     from lbctl.cli.session import Session
     from lbctl.config import Config
+    from lbctl.deploy import LogLine
 
 _LOG_LINE_LIMIT = 16_384
 
@@ -37,16 +39,34 @@ async def status(session: Session, settings: Config, *, as_json: bool, watch: bo
     return 0
 
 
-async def logs(session: Session, settings: Config, *, follow: bool, tail: int) -> int:
+async def logs(
+    session: Session, settings: Config, *, follow: bool, tail: int, as_json: bool
+) -> int:
     """Print the last lines of each process, and with `follow` the new ones."""
+    form = _as_document if as_json else _as_text
     async with session.stacks(settings) as (facts, stacks):
         there = resolve.present(facts)
         if there is None:
             raise resolve.nothing_here(facts)
         async for line in stacks[there.runtime].logs(follow, tail):
-            session.screen.out.file.write(printable(line, _LOG_LINE_LIMIT) + "\n")
+            session.screen.out.file.write(form(line) + "\n")
             session.screen.out.file.flush()
     return 0
+
+
+def _as_text(line: LogLine) -> str:
+    return printable(str(line), _LOG_LINE_LIMIT)
+
+
+def _as_document(line: LogLine) -> str:
+    """One JSON object; what is none, such as nginx's own errors, is its `message`."""
+    try:
+        said = json.loads(line.text)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        said = {"log": "text", "message": line.text}
+    return json.dumps({"whose": line.whose, **said})
 
 
 async def down(session: Session, settings: Config, *, as_json: bool) -> int:

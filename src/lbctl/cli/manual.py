@@ -37,16 +37,16 @@ come as plain lines. Colour is for terminals, and `NO_COLOR=1` turns it off.
 |---|---|
 | 0 | done |
 | 1 | failed; the message says why |
-| 2 | wrong usage: a flag, a value or a name that cannot be meant |
+| 2 | wrong usage: a flag or a value that cannot be meant |
 | 3 | the machine lacks something; the message says what to install or start |
-| 130 | interrupted by Ctrl-C |
+| 130 | interrupted by Ctrl-C; `status --watch`, which ends in no other way: 0 |
 
-With `--json` standard output is one document (of `events` and `status --watch`: one a line), and
-nothing else is written there. Its keys are
-stable: new ones may be added, none changes its meaning. A command that fails before it has a result
-prints no document: look at the exit status first. Where a document says how something failed (a
-rollout that went back, a promise that was broken), the status is 1 all the same. Times are ISO 8601
-in UTC; keys that end in `_s` are seconds, in `_ms` milliseconds.
+With `--json` standard output is one document (of `events`, `logs` and `status --watch`: one a
+line), and nothing else is written there. Its keys are stable: new ones may be added, none changes
+its meaning. A command that fails before it has a result prints no document: look at the exit status
+first. Where a document says how something failed (a rollout that went back, a promise that was
+broken), the status is 1 all the same. Times are ISO 8601 in UTC; keys that end in `_s` are seconds,
+in `_ms` milliseconds.
 
 ## In the shell
 
@@ -112,6 +112,11 @@ SHAPES: dict[str, dict[str, str]] = {
     "events": {
         "...": "one such line an event: `seq`, `at`, `kind`, `text` and what its kind has; "
         "[history](history.md) lists the kinds",
+    },
+    "logs": {
+        "whose": "a container's name; on local `lb`, or a backend's name",
+        "...": "the line's own keys ([logs](logging.md)); what is no JSON has `log` `text`, and is "
+        "its `message`",
     },
     "down": {"project": "its name", "ended": "whether there was something to end"},
     "verify": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from lbctl.config import LEAVES
 
@@ -76,8 +77,26 @@ def _metavar(leaf: Leaf) -> str:
     return "|".join(leaf.choices) or ("N" if leaf.kind is int else "TEXT")
 
 
+class SettingsCommand(click.Command):
+    """One whose help leaves out most flags: whoever has begun to type one of them knows it."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = super().shell_complete(ctx, incomplete)
+        if not incomplete.removeprefix("--"):
+            return found
+        unlisted = (
+            CompletionItem(name, help=param.help)
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and param.hidden
+            for name in param.opts
+        )
+        return [*found, *(item for item in unlisted if item.value.startswith(incomplete))]
+
+
 class OrderedGroup(click.Group):
     """A group whose help lists the commands in the order in which they are defined."""
+
+    command_class = SettingsCommand
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
 from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, redirects
+from lbctl.cli.options import flag
 from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
-from lbctl.errors import ImageError, LbctlError, MachineError, OperationError
+from lbctl.errors import ImageError, LbctlError, MachineError, OperationError, UsageError
 from lbctl.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from lbctl.cli.client import Status
     from lbctl.cli.screen import Screen, Steps
@@ -171,7 +172,11 @@ async def _bring_settings(
 
 
 async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
-    """New workers, with what was given now, and else with the settings that they have."""
+    """New workers, with what was given now, and else with the settings that they have.
+
+    Raises UsageError for a flag that they cannot heed; elsewhere such settings are `up`'s.
+    """
+    _refuse_flags_of_up(session.flags)
     async with (
         session.running(settings) as (stack, found),
         AdminClient(found.admin.url) as client,
@@ -187,6 +192,13 @@ async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
     else:
         session.screen.say(f"reloaded in {took_s:.1f} s")
     return 0
+
+
+def _refuse_flags_of_up(flags: Mapping[str, Any]) -> None:
+    others = flags.keys() - changeable(flags).keys() - {"runtime", "project"}
+    if others:
+        named = ", ".join(map(flag, sorted(others)))
+        raise UsageError(f"lbctl reload does not change {named}: lbctl up does")
 
 
 async def upgrade(session: Session, settings: Config, *, build: bool, as_json: bool) -> int:

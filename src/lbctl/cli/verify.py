@@ -17,7 +17,7 @@ from lbctl.cli.client import AdminClient, WrongTokenError, redirects
 from lbctl.cli.session import ended_by_sigterm
 from lbctl.core.text import printable
 from lbctl.deploy import Address
-from lbctl.errors import UsageError
+from lbctl.errors import OperationError, UsageError
 from lbctl.verify.hands import DockerHands, LocalHands
 from lbctl.verify.run import Options, verify
 
@@ -118,7 +118,7 @@ async def run(
         ended_by_sigterm(),
     ):
         if found.tls and redirects(found, await client.status()):
-            raise UsageError(
+            raise OperationError(
                 "verify speaks plain HTTP, which this stack redirects\n"
                 "lbctl reload --tls-redirect off, and then again"
             )

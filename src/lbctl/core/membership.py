@@ -568,7 +568,8 @@ class Rotation:
             place = self._place(entry) if bar is None else (bar.state, bar.cause, bar.reason)
             entry.state, entry.cause, entry.reason = place
             if entry.state is not before:
-                entry.since = at
+                stayed = entry.listing if before is None and entry.routed else None
+                entry.since = stayed.since if stayed else at  # under the last controller already
                 transitions.append(
                     Transition(backend_id, entry.instance.name, before, entry.state, entry.reason)
                 )

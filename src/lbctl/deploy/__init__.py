@@ -30,6 +30,19 @@ class StackOptions:
     lbs: int = 0
 
 
+class LogLine(NamedTuple):
+    """One line of a log, and whose it is: a container's name, on local "lb" or a backend's.
+    `width` is that of the longest of these names.
+    """
+
+    whose: str
+    text: str
+    width: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.whose:{self.width}} | {self.text}"
+
+
 class Address(NamedTuple):
     """Where something listens on this machine."""
 
@@ -131,10 +144,8 @@ class Stack(Protocol):
         Raises OperationError while the lb has not made it yet.
         """
 
-    def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
-        """The last `tail` lines of each process, "name | line", then with `follow` the new
-        ones as they come. Control characters are replaced.
-        """
+    def logs(self, follow: bool, tail: int) -> AsyncIterator[LogLine]:
+        """The last `tail` lines of each process, then with `follow` the new ones as they come."""
 
     async def close(self) -> None:
         """Give back what this object holds open. The stack runs on."""

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from lbctl.config import Config
-    from lbctl.deploy import Progress, StackOptions
+    from lbctl.deploy import LogLine, Progress, StackOptions
     from lbctl.deploy.secure import TlsFiles
     from lbctl.runtime.containers import Json
     from lbctl.runtime.engine import Engine
@@ -199,7 +199,7 @@ class DockerStack:
             raise OperationError(f"{name_of(lb)} has not made its admin token yet") from None
         return raw.decode("ascii", errors="replace").strip()
 
-    async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
+    async def logs(self, follow: bool, tail: int) -> AsyncIterator[LogLine]:
         containers = await self._engine.containers(self._names.filters())
         async for line in log_lines(self._engine, containers, follow=follow, tail=tail):
             yield line

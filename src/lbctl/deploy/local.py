@@ -24,7 +24,7 @@ from lbctl import paths, tokens
 from lbctl.certificates import load, source_of
 from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
-from lbctl.deploy import Address, FoundStack
+from lbctl.deploy import Address, FoundStack, LogLine
 from lbctl.deploy.listening import check_addresses, refuse_listened
 from lbctl.deploy.processes import END_MARGIN_S, Processes, flocked
 from lbctl.deploy.secure import absolute, addresses_of
@@ -86,7 +86,7 @@ class LocalStack:
                 load(source)  # what cannot be served ends nothing
             if not pid:
                 return await self._start(wanted)
-            progress.note("other ports: starting the lb again, which breaks traffic")
+            progress.note("other ports or files: starting the lb again, which breaks traffic")
             await self._end(pid)
             try:
                 return await self._start(wanted)
@@ -102,7 +102,8 @@ class LocalStack:
         progress: Progress,  # noqa: ARG002
     ) -> FoundStack:
         raise UsageError(
-            "the local runtime has no lb containers to replace: lbctl reload renews its workers"
+            "the local runtime has no lb containers to replace\n"
+            "lbctl down and lbctl up start new code; lbctl reload renews the workers alone"
         )
 
     async def down(self, progress: Progress) -> bool:
@@ -130,20 +131,20 @@ class LocalStack:
         except OSError as error:
             raise OperationError(f"cannot read the admin token: {error.strerror}") from None
 
-    async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:
+    async def logs(self, follow: bool, tail: int) -> AsyncIterator[LogLine]:
         followed = {"lb": _Tail(self._paths.log)}
         for name, log in self._backend_logs():
             followed[name] = _Tail(log)
         for name, file in followed.items():
             for line in file.lines()[-tail:] if tail else []:
-                yield f"{name} | {line}"
+                yield LogLine(name, line)
         while follow and self._processes.supervisor():
             await asyncio.sleep(_LOG_POLL_S)
             for name, log in self._backend_logs():
                 followed.setdefault(name, _Tail(log))
             for name, file in followed.items():
                 for line in file.lines():
-                    yield f"{name} | {line}"
+                    yield LogLine(name, line)
 
     async def close(self) -> None:
         """Nothing is held open."""

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lbctl.core.text import printable
+from lbctl.deploy import LogLine
 from lbctl.model import LABEL_ROLE
 from lbctl.runtime.containers import listed_name
 from lbctl.runtime.transport import EngineRefusedError
@@ -23,7 +24,7 @@ _LINE_LIMIT: Final = 16_384
 
 async def log_lines(
     engine: Engine, containers: Sequence[Json], *, follow: bool, tail: int
-) -> AsyncIterator[str]:
+) -> AsyncIterator[LogLine]:
     """The last `tail` lines of each container, the lb's first and the backends' by number;
     with `follow` then all new lines as they come, until every container has ended.
     """
@@ -31,34 +32,34 @@ async def log_lines(
     width = max((len(listed_name(container)) for container in ordered), default=0)
     if follow:
         if len(ordered) > _FOLLOWED:
-            yield f"following the first {_FOLLOWED} of {len(ordered)} logs"
+            yield LogLine("lbctl", f"following the first {_FOLLOWED} of {len(ordered)} logs", width)
         streams = [
-            _prefixed(engine, container, width, follow=True, tail=tail)
+            _lines(engine, container, width, follow=True, tail=tail)
             for container in ordered[:_FOLLOWED]
         ]
         async for line in _as_they_come(streams):
             yield line
     else:
         for container in ordered:
-            async for line in _prefixed(engine, container, width, follow=False, tail=tail):
+            async for line in _lines(engine, container, width, follow=False, tail=tail):
                 yield line
 
 
-async def _prefixed(
+async def _lines(
     engine: Engine, container: Json, width: int, *, follow: bool, tail: int
-) -> AsyncIterator[str]:
-    prefix = f"{listed_name(container):{width}} | "
+) -> AsyncIterator[LogLine]:
+    name = listed_name(container)
     try:
         async for line in engine.logs(container["Id"], follow=follow, tail=tail):
             text = line.decode(errors="replace").rstrip("\r").replace("\t", "    ")
-            yield prefix + printable(text, _LINE_LIMIT)
+            yield LogLine(name, printable(text, _LINE_LIMIT), width)
     except EngineRefusedError as error:
         if error.status != 404:  # it may be gone by now
             raise
 
 
-async def _as_they_come(streams: Sequence[AsyncIterator[str]]) -> AsyncIterator[str]:
-    async def next_of(stream: AsyncIterator[str]) -> str | None:
+async def _as_they_come(streams: Sequence[AsyncIterator[LogLine]]) -> AsyncIterator[LogLine]:
+    async def next_of(stream: AsyncIterator[LogLine]) -> LogLine | None:
         return await anext(stream, None)
 
     pending = {asyncio.create_task(next_of(stream)): stream for stream in streams}

@@ -283,7 +283,7 @@ class Pieces:
         """To another pod, with other ports. Undone, everything of before runs again."""
         old = present.pod
         assert old is not None  # noqa: S101 - it is what is moved from
-        progress.note("other ports: starting the lbs again, which breaks traffic")
+        progress.note("other ports or files: starting the lbs again, which breaks traffic")
         before = [one for one in (old, *present.lbs.values()) if runs(one)]
         for one in reversed(before):  # undone in the other order: the pod comes first
             undo.push_async_callback(quietly, self._engine.start, one["Id"])

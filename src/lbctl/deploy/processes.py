@@ -38,6 +38,11 @@ class Processes:
                 return _holder(file)
         except FileNotFoundError:
             return 0
+        except PermissionError:
+            raise OperationError(
+                f"the stack in {self._paths.own} is another user's\n"
+                "run this as that user, or as root"
+            ) from None
         except OSError as error:
             raise OperationError(f"cannot read {self._paths.lock}: {error.strerror}") from None
 

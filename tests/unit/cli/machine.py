@@ -20,7 +20,7 @@ from lbctl.admin.auth import LOOPBACK, Access
 from lbctl.cli.app import run
 from lbctl.cli.screen import Screen, console
 from lbctl.cli.session import Session
-from lbctl.deploy import Address, FoundStack, Progress, StackOptions
+from lbctl.deploy import Address, FoundStack, LogLine, Progress, StackOptions
 from lbctl.errors import EngineUnavailableError, LbctlError, OperationError
 from lbctl.model import Process, Rollout, RolloutState, State, TrafficTotals
 from tests.unit.admin.fakes import (
@@ -172,7 +172,7 @@ class FakeStack:
         self.running = True
         self.error: LbctlError | None = None
         self.options: list[StackOptions] = []
-        self.lines = ["lb | started", "lb | \x1b[31mred\x1b[0m\x07"]
+        self.lines = [LogLine("lb", "started"), LogLine("lb", "\x1b[31mred\x1b[0m\x07")]
         self.fetched: list[str] = []
         self.opened = self.closed = 0
 
@@ -211,7 +211,7 @@ class FakeStack:
             raise OperationError("no token yet")
         return TOKEN
 
-    async def logs(self, follow: bool, tail: int) -> AsyncIterator[str]:  # noqa: ARG002
+    async def logs(self, follow: bool, tail: int) -> AsyncIterator[LogLine]:  # noqa: ARG002
         for line in self.lines[-tail:] if tail else ():
             yield line
 

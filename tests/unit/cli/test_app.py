@@ -15,6 +15,7 @@ import pytest
 
 import lbctl
 from lbctl import paths
+from lbctl.deploy import LogLine
 from lbctl.errors import (
     DeadlineError,
     EngineError,
@@ -238,6 +239,23 @@ def test_logs_replace_control_characters(machine: Machine) -> None:
     assert machine.type("logs", "--tail", "1").out.count("\n") == 1
 
 
+def test_logs_as_documents(machine: Machine) -> None:
+    machine.type("up")
+    said = {"log": "access", "target": "/" + 20_000 * "x", "status": 200}
+    machine.stacks["docker"].lines = [
+        LogLine("lbctl-lb-a", json.dumps(said), 12),
+        LogLine("lbctl-backend-1", '2026/11/28 [error] \x1b[31m"', 12),
+        LogLine("lbctl-backend-1", "[1]", 12),
+    ]
+    lines = machine.type("logs", "--json").out.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"whose": "lbctl-lb-a", **said},
+        {"whose": "lbctl-backend-1", "log": "text", "message": '2026/11/28 [error] \x1b[31m"'},
+        {"whose": "lbctl-backend-1", "log": "text", "message": "[1]"},
+    ]
+    assert all(line.isprintable() for line in lines)
+
+
 def test_down(machine: Machine) -> None:
     machine.type("up")
     typed = machine.type("down")
@@ -269,6 +287,16 @@ def test_down_tells_what_it_could_not_look_at(machine: Machine) -> None:
 
 
 # Wrong usage
+
+
+@pytest.mark.parametrize("arguments", [[], ["token"]])
+def test_a_command_that_is_missing_is_asked_for_with_the_help(
+    machine: Machine, arguments: list[str]
+) -> None:
+    typed = machine.type(*arguments)
+    assert (typed.status, typed.out) == (2, "")
+    assert typed.err.startswith(f"Usage: {' '.join(['lbctl', *arguments])} [OPTIONS] COMMAND")
+    assert "\nCommands:\n" in typed.err
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ in_each_shell = pytest.mark.parametrize(
         ("lbctl stat", "lbctl status"),
         ("lbctl status --wa", "lbctl status --watch"),
         ("lbctl up --runtime lo", "lbctl up --runtime local"),
+        ("lbctl up --hash-k", "lbctl up --hash-key"),
         ("lbctl completion f", "lbctl completion fish"),
         ("lbctl token r", "lbctl token rotate"),
     ],
@@ -51,6 +52,13 @@ def test_words_are_completed_in_the_shell(
     with interactive(shell, os.environ, tmp_path) as terminal:
         terminal.press(f"{typed}\t")
         terminal.wait(lambda shown: becomes in shown.text)
+
+
+@pytest.mark.skipif(absent("fish"), reason="no fish on this machine")
+def test_a_description_with_a_comma_is_whole(tmp_path: Path) -> None:
+    with interactive("fish", os.environ, tmp_path) as terminal:
+        terminal.press("lbctl s\t")
+        terminal.wait(lambda shown: "up or down,..." in shown.text)
 
 
 @in_each_shell

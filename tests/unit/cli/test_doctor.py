@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import socket
@@ -124,6 +125,24 @@ def test_ports(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
         machine.lb.traffic = machine.lb.traffic._replace(port=port)
         typed = machine.type("doctor", "--bind", "127.0.0.1", "--port", str(port))
         assert "held by the stack of project 'lbctl'" in typed.out
+        assert "in use" not in typed.out
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            another = other.getsockname()[1]
+            typed = machine.type("doctor", "--bind", "127.0.0.1", "--port", str(another))
+            assert f"port {another} is in use by another program" in typed.out
+
+
+def test_a_stack_that_runs_elsewhere_is_asked_nothing_about_the_default_ports(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _lacks(monkeypatch, engine=True, nginx=False)
+    machine.stacks["local"].there = True
+    machine.lb.traffic = machine.lb.traffic._replace(port=81)
+    with contextlib.suppress(OSError), socket.create_server(("127.42.0.1", 8080)):
+        typed = machine.type("doctor", "--json")
+    subjects = [row["subject"] for row in json.loads(typed.out)["findings"]]
+    assert "port 81" in subjects
+    assert "port 8080" not in subjects
 
 
 @pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine")

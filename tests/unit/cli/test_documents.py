@@ -17,7 +17,7 @@ from tests.unit.admin.fakes import backend_status
 if TYPE_CHECKING:
     from tests.unit.cli.machine import Machine, Typed
 
-WITHOUT = {"logs", "completion", "guard", "serve"}  # texts by nature, or no commands for people
+WITHOUT = {"completion", "guard", "serve"}  # a text by nature, or no commands for people
 
 
 def document(typed: Typed, status: int = 0) -> Any:

@@ -441,6 +441,22 @@ def test_of_a_restored_membership_only_those_that_still_run_there_stay() -> None
     assert (driver.routes, driver.listed, driver.generation) == (["a"], ["a"], 2)
 
 
+def test_who_stays_is_in_rotation_since_before() -> None:
+    before = Driver()
+    before.up("a")
+    before.wait(60)
+    before.up("a", "b")
+    members = before.rotation.membership.members
+    since = {member.backend.id: member.since for member in members}
+    assert since["b"] - since["a"] >= timedelta(seconds=60)
+    driver = Driver(Saved(before.rotation.membership, before.rotation.snapshot.revision))
+    driver.wait(600)
+    driver.observe(instance("a"), instance("b"))
+    assert {row.id: row.since for row in driver.rotation.statuses()} == since
+    driver.fall("a")
+    assert driver.status("a").since > since["b"]
+
+
 def saved_of(*names: str) -> Saved:
     """What a controller leaves that had these in rotation."""
     before = Driver()
