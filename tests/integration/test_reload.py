@@ -85,7 +85,7 @@ def test_up_with_other_settings_reloads_and_costs_no_request(stack: Cli) -> None
     load = Wrk(stack.url + "/", seconds=4, connections=CONNECTIONS)
     result = stack("up", "--fall", "7", "--workers", "3")
     assert result.status == 0, result
-    assert "reloading with another fall, workers" in result.err
+    assert "reloading with other settings: fall, workers" in result.err
     said = load.finish()
     assert said.failed == 0, said.text
     assert stack.processes("supervisor") == supervisor

@@ -54,7 +54,7 @@ async def by_hand(
         return 0
     if change == "drain":
         left = row["in_flight"]
-        flight = f", with {left} requests in flight still" if left else ""
+        flight = f" (requests still in flight: {left})" if left else ""
         session.screen.say(f"{row['name']} is drained, and on no list{flight}")
         return 0
     session.screen.say(f"{row['name']} is in rotation")

@@ -63,9 +63,10 @@ def under_way(status: Status) -> Iterable[Text]:
         yield _text(text, "bold red")
     if rollout is not None and rollout["state"] != RolloutState.DONE.value:
         image = f" to {rollout['image']}" if rollout["image"] else ""
+        back = rollout["state"] == RolloutState.ROLLED_BACK.value
+        count = "" if back else f", {rollout['replaced']} of {rollout['total']} replaced"
         yield _text(
-            f"rollout {rollout['revision']}{image}: {rollout['state']}, "
-            f"{rollout['replaced']} of {rollout['total']} replaced",
+            f"rollout {rollout['revision']}{image}: {rollout['state']}{count}",
             "yellow" if rollout["state"] == RolloutState.RUNNING.value else "bold red",
         )
         yield from _message(rollout["message"])

@@ -167,7 +167,7 @@ async def _bring_settings(
     changed = [name for name, value in wanted.items() if present.get(name) != value]
     if changed:
         with screen.steps("reloading") as steps:
-            steps.note(f"reloading with another {', '.join(sorted(changed))}")
+            steps.note(f"reloading with other settings: {', '.join(sorted(changed))}")
             await client.reload(wanted, token)
 
 

@@ -166,7 +166,7 @@ class Healer:
             log.warning("a replacement cannot be started: %s", error)
             self._tell(f"a replacement cannot be started: {error}")
             return 0
-        self._tell(f"{count} were missing, and as many are started", ids)
+        self._tell(f"missing: {count}, and as many are started", ids)
         self._newcomers |= dict.fromkeys(ids, "")
         return count
 

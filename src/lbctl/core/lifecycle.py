@@ -7,6 +7,7 @@ after an interruption makes the plan anew and goes on from where things stand.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,8 @@ def plan(
     What does not: one that leaves; a stranger that cannot be a backend; whatever has exited. Of
     the exited, our own are cleared away, strangers are not touched.
 
-    To go are first those not in rotation, then the newest: the oldest have proven themselves.
+    To go are first those not in rotation, then the newest: the oldest have proven themselves. Of
+    those that came together, the one of the highest number goes first.
     """
     present = [
         i for i in instances if counts(i) and (i.id in drained or not _leaves(statuses.get(i.id)))
@@ -166,12 +168,20 @@ def _leaves(status: BackendStatus | None) -> bool:
 def _least_first(
     instances: Collection[Instance], statuses: Mapping[str, BackendStatus]
 ) -> tuple[str, ...]:
-    """Ids in order of how much there is to lose: least first."""
+    """Ids in order of how much there is to lose: least first. What came in the same second came
+    together.
+    """
 
-    def worth(instance: Instance) -> tuple[bool, float, str]:
+    def worth(instance: Instance) -> tuple[bool, int, int, str]:
         status = statuses.get(instance.id)
-        if status is None or not in_rotation(status):
-            return False, 0.0, instance.id
-        return True, -status.since.timestamp(), instance.id
+        serves = status is not None and in_rotation(status)
+        second = int(status.since.timestamp()) if status is not None and serves else 0
+        return serves, -second, -_number(instance.name), instance.id
 
     return tuple(i.id for i in sorted(instances, key=worth))
+
+
+def _number(name: str) -> int:
+    """7 of backend-7; of a name without one 0."""
+    digits = re.search(r"[0-9]{1,9}$", name)
+    return int(digits[0]) if digits else 0

@@ -103,7 +103,7 @@ def test_what_goes_on_stands_under_the_headline() -> None:
     view["rollout"] = rollout_row(state="rolled back", message="b-4 is down: why\n    its log")
     view["healing"] = HealingRow(state="gave up", message="5 in a row\nlbctl scale")
     assert shown(view).splitlines()[1:6] == [
-        "rollout 2 to web:2: rolled back, 1 of 3 replaced",
+        "rollout 2 to web:2: rolled back",
         "  b-4 is down: why",
         "      its log",
         "healing: gave up, 5 in a row",

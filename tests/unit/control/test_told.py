@@ -130,4 +130,4 @@ async def test_healing() -> None:
         it.runtime.emit("destroy", "own-2")
         await eventually(lambda: it.up() == ["own-1", "own-3"])
     assert it.heard(Kind.GONE) == [("own-2", "it is gone")]
-    assert it.heard(Kind.HEAL) == [("own-3", "1 were missing, and as many are started")]
+    assert it.heard(Kind.HEAL) == [("own-3", "missing: 1, and as many are started")]

@@ -41,6 +41,16 @@ def test_the_newest_go_first() -> None:
     assert todo.stop == ("b", "c")
 
 
+def test_of_those_that_came_together_the_highest_number_goes_first() -> None:
+    names = ["x-backend-9", "x-backend-10", "x-backend-2", "stranger"]
+    statuses = {name: status(name, age=5) for name in names}
+    later = statuses["x-backend-2"].since + timedelta(milliseconds=3)
+    statuses["x-backend-2"] = replace(statuses["x-backend-2"], since=later)
+    assert plan(0, list(map(instance, names)), statuses).stop == (
+        "x-backend-10", "x-backend-9", "x-backend-2", "stranger",
+    )  # fmt: skip
+
+
 def test_those_not_in_rotation_go_before_the_newest() -> None:
     statuses = {
         "down": status("down", State.DOWN, age=99),

@@ -105,8 +105,9 @@ function showNotices() {
   const { rollout, healing, history } = summary;
   const lines = [];
   if (rollout && rollout.state !== "done") {
+    const count = rollout.state === "rolled back" ? "" : ", " + rollout.replaced + " of " + rollout.total + " replaced";
     lines.push(["rollout " + rollout.revision + (rollout.image ? " to " + rollout.image : "") + ": " + rollout.state +
-      ", " + rollout.replaced + " of " + rollout.total + " replaced. " + rollout.message, rollout.state === "running" ? "" : "bad"]);
+      count + ". " + rollout.message, rollout.state === "running" ? "" : "bad"]);
   }
   if (healing.state !== "idle" && healing.state !== "off") {
     lines.push(["healing: " + healing.state + ". " + healing.message, healing.state === "gave up" ? "bad" : ""]);
