@@ -86,7 +86,7 @@ def _show(session: Session, findings: list[Finding]) -> None:
             text.append(f"\n-> {printable(finding.remedy, 400)}")
         level = Text(finding.level.value, style=styles[finding.level])
         table.add_row(level, Text(finding.subject), text)
-    session.screen.out.print(table)
+    session.screen.show(table)
 
 
 def _python() -> Finding:

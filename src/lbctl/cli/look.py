@@ -35,7 +35,7 @@ async def status(session: Session, settings: Config, *, as_json: bool, watch: bo
             screen.out.file.write((await client.status_text()).rstrip("\n") + "\n")
             screen.out.file.flush()
         else:
-            screen.out.print(status_view(await client.status(), url, utc_now()))
+            screen.show(status_view(await client.status(), url, utc_now()))
     return 0
 
 

@@ -74,7 +74,7 @@ async def history(
     elif moment_at is None:
         _show_lists(screen, lists)
     elif lists:
-        screen.out.print(members_view(lists[0]))
+        screen.show(members_view(lists[0]))
     if moment_at is not None and not lists:
         raise OperationError(f"no list is known of {local_time(moment_at)}: see lbctl history")
     return 0
@@ -82,7 +82,7 @@ async def history(
 
 def _show_lists(screen: Screen, lists: list[GenerationRow]) -> None:
     if lists:
-        screen.out.print(history_view(lists))
+        screen.show(history_view(lists))
     else:
         screen.tell("no list changed then")
 

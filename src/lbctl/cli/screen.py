@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
+    from rich.console import RenderableType
     from rich.status import Status as Spinner
 
 _PIPE_WIDTH = 1_000  # a reader of a pipe cuts lines himself
@@ -46,6 +47,15 @@ class Screen:
     def say(self, line: str) -> None:
         """A line of the result."""
         self.out.print(Text(printable(line, 1_000)), soft_wrap=True)
+
+    def show(self, result: RenderableType) -> None:
+        """A table, or more of them; a reader of a pipe is spared the blanks that end its lines."""
+        if self.out.is_terminal:
+            self.out.print(result)
+            return
+        with self.out.capture() as drawn:
+            self.out.print(result)
+        self.out.file.writelines(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
 
     def document(self, value: object) -> None:
         """The whole result, for programs: never through rich, which would fold it."""

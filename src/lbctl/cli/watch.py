@@ -68,7 +68,7 @@ async def _blocks(view: _View, screen: Screen) -> None:
         for note in view.notes():
             screen.tell(note)
         if not view.silent:
-            screen.out.print(view.block())
+            screen.show(view.block())
         await asyncio.sleep(_INTERVAL_S)
         await view.try_look()
 

@@ -182,6 +182,14 @@ def test_status_shows_processes_and_backends(machine: Machine) -> None:
     assert rows["b-4"][-3:] == ["6", "answered", "503"]
 
 
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_no_line_on_a_pipe_ends_in_blanks(machine: Machine, command: str) -> None:
+    machine.type("up")
+    shown = machine.type(command).out.splitlines()
+    assert len(shown) > 2
+    assert shown == [line.rstrip() for line in shown]
+
+
 def test_status_as_json_is_the_ports_own(machine: Machine) -> None:
     machine.type("up")
     typed = machine.type("status", "--json")
