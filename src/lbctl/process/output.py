@@ -1,12 +1,15 @@
 """Standard output that never blocks: a line that cannot be written is dropped, not waited for.
 
 In a container stdout is a pipe that the engine empties. While the engine is gone nobody does;
-after 64 KiB a write would block for ever, and with it the event loop that made it. So the pipe
-is made non-blocking, and what does not fit is counted, and told as soon as there is room.
+once it is full a write would block for ever, and with it the event loop that made it. So the pipe
+is made non-blocking, and what does not fit is counted, and told as soon as there is room. And it is
+made as long as the kernel lets anybody make one, for an engine that is slow for a moment.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,12 +19,16 @@ from datetime import UTC, datetime
 _WHOLE_BYTES = select.PIPE_BUF
 """As much goes into a pipe in one piece or not at all (POSIX, write())."""
 _STDOUT = 1
+_PIPE_BYTES = 1 << 20
+"""What /proc/sys/fs/pipe-max-size allows without a privilege (pipe(7)); it begins with 64 KiB."""
 
 
 def never_block() -> None:
     """Called once, before other processes are forked: they share the pipe, and its mode."""
     if stat.S_ISFIFO(os.fstat(_STDOUT).st_mode):
         os.set_blocking(_STDOUT, False)
+        with contextlib.suppress(OSError):  # where this user has too much in pipes already
+            fcntl.fcntl(_STDOUT, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 class Output:

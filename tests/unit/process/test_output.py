@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import select
+import subprocess
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,17 @@ def pipe() -> Iterator[tuple[Output, int]]:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_the_pipe_that_it_is_given_never_blocks_and_is_as_long_as_anybody_may_have_one() -> None:
+    program = (
+        "import fcntl, os; from lbctl.process.output import never_block; never_block()\n"
+        "print(os.get_blocking(1), fcntl.fcntl(1, fcntl.F_GETPIPE_SZ))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert said == f"False {1 << 20}\n"
 
 
 def test_lines_come_out_as_they_went_in() -> None:
