@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import signal
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lbctl.errors import LbctlError
+from lbctl.errors import LbctlError, MachineError
 from lbctl.runtime.engine import Engine
+from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
@@ -44,16 +46,30 @@ def _engine() -> None:
     asyncio.run(ask())
 
 
+def _local() -> None:
+    """An nginx, and its ports on addresses of the loopback network."""
+    find_nginx()
+    for port in (PUBLIC_PORT, ADMIN_PORT):
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind(("127.255.255.254", port))
+            except OSError as error:
+                raise MachineError(
+                    f"port {port} is taken on all addresses, as by a stack on docker: make down"
+                ) from error
+
+
 def _browser() -> None:
     from tests.support.browser import find_chromium  # with the whole of Playwright
 
     find_chromium()
-    find_nginx()
+    _local()
 
 
 NEEDS: dict[str, tuple[str, Callable[[], object]]] = {
     "unit": ("unit", _nothing),
-    "nginx": ("integration", find_nginx),
+    "nginx": ("integration", _local),
     "docker": ("docker", _engine),
     "browser": ("browser", _browser),
 }

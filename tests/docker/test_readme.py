@@ -39,6 +39,6 @@ def test_a_newcomer_sees_what_the_readme_shows(cli: Cli, tmp_path: Path) -> None
     clone = tmp_path / "lbctl"
     shutil.copytree(sessions.ROOT, clone, ignore=NOT_IN_A_CLONE)
     settings = {k: v for k, v in cli.environment.items() if k != "LBCTL_RUNTIME"}
-    ports = {8080: cli.port, 9900: cli.admin_port}
-    wrong = sessions.play("README.md", settings, ports, clone, within=300)
+    here = sessions.addresses_of(cli)
+    wrong = sessions.play("README.md", settings, here, clone, within=300)
     assert not wrong, "\n".join(wrong)

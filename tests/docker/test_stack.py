@@ -8,6 +8,7 @@ import socket
 import time
 import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -247,3 +248,31 @@ def test_who_has_no_admin_endpoint_stays_out_unless_it_wants_no_list(stage: Stag
 
     until(served)  # a newcomer's share is small at first (slow start)
     assert len(answers) == 2, answers  # the others say one list
+
+
+def test_two_commands_at_the_same_time_come_one_after_the_other() -> None:
+    ensure_images()
+    with staged(new_cli()) as stage, ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(stage.cli, ["up", "up"]))
+        assert [one.status for one in ended] == [0, 0], ended
+        stage.settle(THREE)
+        until(stage.both_lbs)
+        ended = list(pool.map(stage.cli, ["up", "down"]))
+        assert [one.status for one in ended] == [0, 0], ended
+        stage.cli.ok("down")
+        assert not any(stage.project.objects().values())
+
+
+@pytest.mark.parametrize("piece", ["pod", "guard", "lb-a"])
+def test_somebody_elses_container_of_our_name_is_left_alone(piece: str) -> None:
+    ensure_images()
+    with staged(new_cli()) as stage:
+        name = stage.full(piece)
+        theirs = docker("run", "-d", "--name", name, BASE, "sleep", "600")
+        try:
+            refused = stage.cli("up")
+            assert refused.status == 2, refused
+            assert f"there is a Docker container {name} that is not lbctl's" in refused.err
+            assert inspect(name)["Id"] == theirs
+        finally:
+            docker("rm", "-f", theirs)

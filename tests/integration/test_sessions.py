@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
 
+from lbctl.runtime.local import first_address
 from tests.support import sessions
 from tests.support.cli import Cli
 
@@ -16,8 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cli() -> Iterator[Cli]:
-    # The addresses of the local runtime follow from the project's name.
-    one = Cli("lbctl", "local", settings={"LBCTL_WORKERS": "2"})
+    one = Cli(f"t{secrets.token_hex(4)}", "local", settings={"LBCTL_WORKERS": "2"})
     try:
         yield one
     finally:
@@ -26,6 +27,14 @@ def cli() -> Iterator[Cli]:
 
 @pytest.mark.parametrize("document", sorted(sessions.ON_LOCAL))
 def test_a_session_goes_as_documented(document: str, cli: Cli, tmp_path: Path) -> None:
-    ports = {8080: cli.port, 9900: cli.admin_port}
-    wrong = sessions.play(document, cli.environment, ports, tmp_path, within=120)
+    here = sessions.addresses_of(cli) | {
+        "lbctl-backend-": f"{cli.project}-backend-",
+        _network("lbctl"): _network(cli.project),
+    }
+    wrong = sessions.play(document, cli.environment, here, tmp_path, within=120)
     assert not wrong, "\n".join(wrong)
+
+
+def _network(project: str) -> str:
+    """How the addresses of its backends begin."""
+    return str(first_address(project)).rpartition(".")[0] + "."

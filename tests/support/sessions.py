@@ -14,9 +14,12 @@ import sys
 import tempfile
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.deadlines import scaled
+
+if TYPE_CHECKING:
+    from tests.support.cli import Cli
 
 ROOT = Path(__file__).parents[2]
 _INDENT = "    "
@@ -96,14 +99,20 @@ def differences(documented: list[str], printed: list[str]) -> list[str]:
     return []
 
 
+def addresses_of(cli: Cli) -> dict[str, str]:
+    """What the documents call the ports of a stack, and where they are here."""
+    documented = {8080: cli.port, 9900: cli.admin_port}
+    return {f"127.0.0.1:{port}": f"127.0.0.1:{here}" for port, here in documented.items()}
+
+
 def play(
-    document: str, settings: dict[str, str], ports: dict[int, int], where: Path, within: float
+    document: str, settings: dict[str, str], here: dict[str, str], where: Path, within: float
 ) -> list[str]:
     """Run a document's sessions in one bash, one after the other; returns what differed.
 
     A session that starts a stack ends the one before; the first one finds a stack if it starts
-    none. `ports` are those that stand in the document for 127.0.0.1, and what is free here.
-    Raises subprocess.TimeoutExpired.
+    none. `here` is what is called otherwise in this run: what stands in the document, and what
+    it is here. Raises subprocess.TimeoutExpired.
     """
     played = exchanges((ROOT / document).read_text(encoding="utf-8"))
     assert played, f"{document} has no session"
@@ -117,8 +126,8 @@ def play(
         for number, (_, command, _) in enumerate(played):
             if command.startswith("lbctl up"):
                 script.append("lbctl down > /dev/null 2>&1")
-            for documented, free in ports.items():
-                command = command.replace(f"127.0.0.1:{documented}", f"127.0.0.1:{free}")
+            for documented, actual in here.items():
+                command = command.replace(documented, actual)
             script += [f"exec > {directory}/{number} 2>&1", command]
             script.append('status=$?; [ $status = 0 ] || echo "exit status $status"')
         subprocess.run(
@@ -128,8 +137,8 @@ def play(
         )  # fmt: skip
         for number, (line, command, answer) in enumerate(played):
             text = Path(directory, str(number)).read_text(encoding="utf-8")
-            for documented, free in ports.items():
-                text = text.replace(f"127.0.0.1:{free}", f"127.0.0.1:{documented}")
+            for documented, actual in here.items():
+                text = text.replace(actual, documented)
             # What `lbctl up` shows to type next is what the document has next.
             printed = takewhile(lambda line: not line.startswith("$ "), text.splitlines())
             found = differences(answer, list(printed))

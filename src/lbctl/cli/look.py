@@ -86,9 +86,9 @@ async def down(session: Session, settings: Config, *, as_json: bool) -> int:
     if as_json:
         screen.document({"project": settings.project, "ended": ended})
         return 0
+    unseen = "" if ended else resolve.unseen_containers(facts)
     said = "ended" if ended else "there was nothing to end"
-    screen.say(f"project {settings.project!r}: {said}")
-    unseen = resolve.unseen_containers(facts)
-    if unseen and not ended:
+    screen.say(f"project {settings.project!r}: {said}{' that could be seen' if unseen else ''}")
+    if unseen:
         screen.tell(unseen)
     return 0

@@ -17,6 +17,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from lbctl import paths
 from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack
@@ -41,7 +42,8 @@ from lbctl.deploy.pieces import (
     stop_timeout_s,
 )
 from lbctl.deploy.secure import addresses_of, files_of, warnings_of
-from lbctl.errors import OperationError, UsageError
+from lbctl.deploy.turns import make_base, turn
+from lbctl.errors import LbctlError, OperationError, UsageError
 from lbctl.model import LABEL_PROJECT
 from lbctl.paths import CONTAINER
 from lbctl.runtime.containers import (
@@ -78,6 +80,7 @@ _INSIDE: Final = {"--port": TRAFFIC_PORT, "--admin-port": ADMIN_PORT, "--tls-por
 _RESERVED: Final = frozenset({"bridge", "host", "none", "default"})
 _BACKEND_GRACE_S: Final = 3.0  # the lb is gone by then, and their clients with it
 _AT_A_TIME: Final = 8
+_TURN_S: Final = 900.0  # another command may have images to build
 _DRAINED_S: Final = 10  # for an lb to end when its clients have left, or may stay no longer
 
 
@@ -102,6 +105,10 @@ class DockerStack:
         return self._found(present) if present.anything else None
 
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
+        async with self._turn(progress):
+            return await self._up(options, progress)
+
+    async def _up(self, options: StackOptions, progress: Progress) -> FoundStack:
         present = await self._pieces.present()
         await self._refuse_strange_objects()
         socket = self._engine.socket
@@ -132,6 +139,10 @@ class DockerStack:
         OperationError where there is no stack; a new lb that does not get ready is removed, and
         the old one goes on.
         """
+        async with self._turn(progress):
+            return await self._upgrade(options, progress)
+
+    async def _upgrade(self, options: StackOptions, progress: Progress) -> FoundStack:
         present = await self._pieces.present()
         if present.pod is None or not runs(present.pod):
             raise OperationError(f"no stack of project {self._names.project!r} runs here")
@@ -157,6 +168,10 @@ class DockerStack:
         return self._found(await self._pieces.present())
 
     async def down(self, progress: Progress) -> bool:
+        async with self._turn(progress):
+            return await self._down(progress)
+
+    async def _down(self, progress: Progress) -> bool:
         present = await self._pieces.present()
         if present.guard is not None:
             await self._engine.remove(present.guard["Id"])  # it would start the others again
@@ -228,8 +243,20 @@ class DockerStack:
 
     # What must not be
 
+    def _turn(self, progress: Progress) -> contextlib.AbstractAsyncContextManager[None]:
+        """Of the commands that this user gives on this machine. Where nothing can be locked, as
+        in a container without a writable directory, nobody is waited for.
+        """
+        project = self._names.project
+        base = paths.local(project).state.parent
+        try:
+            make_base(base)
+        except LbctlError:
+            return contextlib.nullcontext()
+        return turn(base / f".{project}.docker.lock", project, progress, _TURN_S)
+
     async def _refuse_strange_objects(self) -> None:
-        """Raise UsageError where somebody else's network or volume has a name of ours."""
+        """Raise UsageError where somebody else's object has a name of ours."""
         network = await self._engine.network(self._names.network)
         if network is not None and not self._is_ours(network):
             raise self._strange("network", self._names.network)
@@ -237,6 +264,11 @@ class DockerStack:
             volume = await self._engine.volume(name)
             if volume is not None and not self._is_ours(volume):
                 raise self._strange("volume", name)
+
+        ours = {self._names.pod, self._names.guard, *map(self._names.lb, LB_NAMES)}
+        for container in await self._engine.containers({}):
+            if (name := listed_name(container)) in ours and not self._is_ours(container):
+                raise self._strange("container", name)
 
     def _strange(self, kind: str, name: str) -> UsageError:
         return UsageError(

@@ -8,12 +8,10 @@ has gone, whatever ended the supervisor.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -26,14 +24,16 @@ from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
 from lbctl.deploy import Address, FoundStack, LogLine
 from lbctl.deploy.listening import check_addresses, refuse_listened
-from lbctl.deploy.processes import END_MARGIN_S, Processes, flocked
+from lbctl.deploy.processes import END_MARGIN_S, Processes
 from lbctl.deploy.secure import absolute, addresses_of
+from lbctl.deploy.turns import make_base, turn
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from lbctl.paths import write_atomically
 from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
 from lbctl.runtime.nginx import find_nginx
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
@@ -71,7 +71,7 @@ class LocalStack:
             raise UsageError("the local runtime has one lb: more of them need --runtime docker")
         wanted = settings_of(config)
         find_nginx()
-        async with self._alone():
+        async with self._turn(progress):
             self._refuse_what_is_not_ours()
             pid, before = self._processes.supervisor(), self._saved_settings()
             if pid and before is not None and _same_sockets(wanted, before):
@@ -109,7 +109,7 @@ class LocalStack:
     async def down(self, progress: Progress) -> bool:
         if not self._is_ours():
             return False
-        async with self._alone():
+        async with self._turn(progress):
             self._refuse_what_is_not_ours()
             pid = self._processes.supervisor()
             if pid:
@@ -202,24 +202,12 @@ class LocalStack:
                     raise
             await asyncio.sleep(_POLL_S)
 
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """One command at a time brings this stack up or down."""
+    def _turn(self, progress: Progress) -> contextlib.AbstractAsyncContextManager[None]:
         base = self._paths.state.parent
-        _make_base(base)
-        deadline = time.monotonic() + _START_S + END_MARGIN_S
-        try:
-            file = (base / f".{self._project}.lock").open("a")
-        except OSError as error:
-            raise OperationError(f"cannot use {base}: {error.strerror}") from None
-        with file:
-            while not flocked(file):
-                if time.monotonic() > deadline:
-                    raise DeadlineError(
-                        f"another lbctl up or down of project {self._project!r} is at work"
-                    )
-                await asyncio.sleep(_POLL_S)
-            yield
+        make_base(base)
+        _refuse_closed_directories(base / "state")
+        lock = base / f".{self._project}.lock"
+        return turn(lock, self._project, progress, _START_S + END_MARGIN_S)
 
     # Processes
 
@@ -306,27 +294,6 @@ class _Tail:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         return [printable(line, 16_384) for line in whole.decode(errors="replace").splitlines()]
-
-
-def _make_base(base: Path) -> None:
-    """Make the directory that stacks lie in, whatever the umask, and refuse one in which
-    another user could change what lies there.
-    """
-    missing = [one for one in (base, *base.parents) if not one.exists()]
-    try:
-        for directory in reversed(missing):
-            directory.mkdir()
-            directory.chmod(0o755)
-        facts = base.stat()
-    except OSError as error:
-        raise OperationError(f"cannot use {base}: {error.strerror}") from None
-    open_to_others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    sticky = facts.st_mode & stat.S_ISVTX  # as in /tmp, each user's own is safe from the others
-    if facts.st_uid not in (0, os.geteuid()) or (open_to_others and not sticky):
-        raise UsageError(
-            f"{base} is open to other users: set LBCTL_STATE_DIR to a place that is not"
-        )
-    _refuse_closed_directories(base / "state")
 
 
 def _localised(config: Config) -> Config:

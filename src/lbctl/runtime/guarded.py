@@ -84,7 +84,7 @@ class GuardedEngine(Engine):
     def _missed(self) -> EngineUnavailableError:
         return EngineUnavailableError(
             f"no guard answers at {self.address.removeprefix('unix://')}\n"
-            "it starts again by itself; docker logs of the guard says why it does not"
+            "it starts by itself, but not after docker stop or docker kill: lbctl up starts it then"
         )
 
 

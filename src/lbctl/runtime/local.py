@@ -217,15 +217,14 @@ class LocalRuntime:
 
     def _free_addresses(self) -> Iterator[str]:
         """Addresses that nobody listens on, lowest first. Projects begin in different blocks."""
-        block = 1 + zlib.crc32(self._project.encode()) % 254
-        first = int(ipaddress.IPv4Address(f"127.{block}.0.0"))
+        first = first_address(self._project)
         taken = {backend.ip for backend in self._backends.values()}
-        for offset in range(1, _LAST_ADDRESS):
-            address = str(ipaddress.IPv4Address(first + offset))
+        for offset in range(_LAST_ADDRESS - 1):
+            address = str(first + offset)
             if address not in taken and _is_free(address):
                 yield address
         raise EngineError(
-            f"no address of 127.{block}.0.0/16 has its ports {PUBLIC_PORT} and {ADMIN_PORT} free; "
+            f"no address from {first} on has its ports {PUBLIC_PORT} and {ADMIN_PORT} free; "
             "something may listen on all addresses"
         )
 
@@ -234,6 +233,12 @@ def _has_early_log(nginx: Nginx) -> bool:
     """`-e` came with 1.19.5; without it nginx first complains about its compiled-in log."""
     numbers = [int(part) for part in nginx.version.split(".") if part.isdigit()]
     return numbers >= [1, 19, 5]
+
+
+def first_address(project: str) -> ipaddress.IPv4Address:
+    """Where a project's addresses begin."""
+    block = 1 + zlib.crc32(project.encode()) % 254
+    return ipaddress.IPv4Address(f"127.{block}.0.1")
 
 
 def _is_free(address: str) -> bool:

@@ -84,7 +84,7 @@ class View:
     @property
     def names(self) -> dict[str, str]:
         """Of the known backends, by address."""
-        return {seat.ip: seat.name for seat in self.backends}
+        return {seat.ip: seat.name for seat in self.backends if seat.ip}
 
     def of_role(self, role: str) -> tuple[Process, ...]:
         return tuple(process for process in self.processes if process.role == role)

@@ -123,7 +123,7 @@ def test_a_session_is_played_in_one_shell_and_what_differs_is_said(tmp_path: Pat
         "    $ false\n"
         "    $ cat <<'END'\n    text\n    END\n    text\n"
     )
-    assert play(str(document), {}, {8080: 7}, tmp_path, within=10) == [
+    assert play(str(document), {}, {"127.0.0.1:8080": "127.0.0.1:7"}, tmp_path, within=10) == [
         f"{document}:8: false",
         "printed:    exit status 1",
     ]

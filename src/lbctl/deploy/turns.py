@@ -1,0 +1,66 @@
+"""One command at a time brings a stack up, changes its containers, or takes it down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+from lbctl.deploy.processes import flocked
+from lbctl.errors import DeadlineError, OperationError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from lbctl.deploy import Progress
+
+_POLL_S: Final = 0.02
+
+
+@contextlib.asynccontextmanager
+async def turn(
+    lock: Path, project: str, progress: Progress, within_s: float
+) -> AsyncIterator[None]:
+    """Hold `lock`, a file in a directory that is there, for the block: whoever comes meanwhile
+    waits. It is let go when its holder dies. Raises DeadlineError after `within_s`, and
+    OperationError where the file cannot be used.
+    """
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        raise OperationError(f"cannot use {lock.parent}: {error.strerror}") from None
+    with file:
+        deadline = time.monotonic() + within_s
+        if not flocked(file):
+            progress.note(f"waiting for another lbctl up or down of project {project!r}")
+            while not flocked(file):
+                if time.monotonic() > deadline:
+                    raise DeadlineError(
+                        f"another lbctl up or down of project {project!r} is at work"
+                    )
+                await asyncio.sleep(_POLL_S)
+        yield
+
+
+def make_base(base: Path) -> None:
+    """Make the directory that stacks lie in, whatever the umask, and refuse one in which
+    another user could change what lies there.
+    """
+    missing = [one for one in (base, *base.parents) if not one.exists()]
+    try:
+        for directory in reversed(missing):
+            directory.mkdir()
+            directory.chmod(0o755)
+        facts = base.stat()
+    except OSError as error:
+        raise OperationError(f"cannot use {base}: {error.strerror}") from None
+    open_to_others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    sticky = facts.st_mode & stat.S_ISVTX  # as in /tmp, each user's own is safe from the others
+    if facts.st_uid not in (0, os.geteuid()) or (open_to_others and not sticky):
+        raise UsageError(
+            f"{base} is open to other users: set LBCTL_STATE_DIR to a place that is not"
+        )
