@@ -7,6 +7,7 @@ names groups that must run ("nginx,docker"): a need that is not met is then a fa
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import gc
 import os
@@ -55,6 +56,8 @@ def _local() -> None:
             try:
                 one.bind(("127.255.255.254", port))
             except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
                 raise MachineError(
                     f"port {port} is taken on all addresses, as by a stack on docker: make down"
                 ) from error

@@ -257,8 +257,8 @@ def test_two_commands_at_the_same_time_come_one_after_the_other() -> None:
         assert [one.status for one in ended] == [0, 0], ended
         stage.settle(THREE)
         until(stage.both_lbs)
-        ended = list(pool.map(stage.cli, ["up", "down"]))
-        assert [one.status for one in ended] == [0, 0], ended
+        _, down = pool.map(stage.cli, ["up", "down"])  # what `up` waits for may be gone
+        assert down.status == 0, down
         stage.cli.ok("down")
         assert not any(stage.project.objects().values())
 

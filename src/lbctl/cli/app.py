@@ -180,7 +180,7 @@ def scale_command(session: Session, *, replicas: str, as_json: bool, runtime: st
     session.run(up.scale(session, settings, wanted, as_json=as_json))
 
 
-@lbctl.command("reload", epilog=_EVERY_FLAG)
+@lbctl.command("reload", epilog=f"{_EVERY_FLAG} Those of ports, files and images are refused.")
 @every_leaf("runtime", "workers", "access_log", "balance")
 @json_flag("the settings as they are now, as one document")
 @_common

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lbctl.cli import certificates
 from lbctl.cli.findings import Finding, Level
-from lbctl.config import Config
+from lbctl.cli.options import flag
 from lbctl.core.text import printable
 from lbctl.deploy.images import BASE_IMAGE
 from lbctl.deploy.listening import refuse_listened
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lbctl.cli.session import Session
+    from lbctl.config import Config
 
     ReadFile = Callable[[str], str | None]
 
@@ -142,30 +143,30 @@ async def _stack(session: Session, settings: Config) -> list[Finding]:
         async with session.stacks(settings) as (facts, _):
             pass
     stacks = (facts.docker, facts.local) if facts is not None else ()
-    held = set()
+    held: set[int] = set()
     for found in stacks:
         if found is not None and found.running:
-            held = {found.traffic.port, found.admin.port}
+            held |= {found.traffic.port, found.admin.port}
             if found.tls is not None:
                 held.add(found.tls.port)
-    return [*_ports(settings, held), *certificates.findings(settings.tls, stacks)]
+    asked = {flag(name) for name in session.given()}
+    return [*_ports(settings, held - {0}, asked), *certificates.findings(settings.tls, stacks)]
 
 
-def _ports(settings: Config, held: set[int]) -> list[Finding]:
-    """About those the stack has. Where it runs, others count if they were asked for: a port that
-    nobody chose may be its own backends'.
+def _ports(settings: Config, held: set[int], asked: set[str]) -> list[Finding]:
+    """About those the stack has. Where it runs, others count if their flags are among `asked`: a
+    port that nobody chose may be its own backends'.
     """
     text = f"held by the stack of project {settings.project!r}"
     findings = [Finding(Level.OK, f"port {port}", text) for port in sorted(held)]
-    unasked = addresses_of(Config()) if held else {}
-    for flag, address in addresses_of(settings).items():
-        if address.port in held or address == unasked.get(flag):
+    for option, address in addresses_of(settings).items():
+        if address.port in held or (held and option not in asked):
             continue
         subject = f"port {address.port}"
         try:
-            refuse_listened({flag: address})
+            refuse_listened({option: address})
         except LbctlError as error:
-            remedy = f"lbctl up {flag} ANOTHER"
+            remedy = f"lbctl up {option} ANOTHER"
             level = Level.LACK if isinstance(error, OperationError) else Level.HINT
             findings.append(Finding(level, subject, str(error), remedy))
         else:

@@ -61,12 +61,17 @@ def _as_text(line: LogLine) -> str:
 def _as_document(line: LogLine) -> str:
     """One JSON object; what is none, such as nginx's own errors, is its `message`."""
     try:
-        said = json.loads(line.text)
-    except ValueError:
+        said = json.loads(line.text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
         said = {"log": "text", "message": line.text}
-    return json.dumps({"whose": line.whose, **said})
+    whose = {"whose": line.whose}
+    return json.dumps(whose | said | whose)  # first, and whatever the line says of it
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 async def down(session: Session, settings: Config, *, as_json: bool) -> int:

@@ -82,15 +82,20 @@ class SettingsCommand(click.Command):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         found = super().shell_complete(ctx, incomplete)
-        if not incomplete.removeprefix("--"):
+        if not incomplete.lstrip("-"):
             return found
         unlisted = (
             CompletionItem(name, help=param.help)
             for param in self.get_params(ctx)
-            if isinstance(param, click.Option) and param.hidden
+            if isinstance(param, click.Option) and param.hidden and not _typed(ctx, param)
             for name in param.opts
         )
         return [*found, *(item for item in unlisted if item.value.startswith(incomplete))]
+
+
+def _typed(ctx: click.Context, param: click.Parameter) -> bool:
+    source = ctx.get_parameter_source(param.name or "")
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 class OrderedGroup(click.Group):

@@ -61,8 +61,8 @@ addresses and TLS files start it anew, which breaks the connections it has.
 With Compose, set variables where Compose runs; `compose.yaml` passes them on.
 
 Four variables are no settings. `LBCTL_CONFIG` names the file. `LBCTL_STATE_DIR` is where stacks on
-the local runtime keep their files. `LBCTL_DEBUG=1` is `--debug`, `LBCTL_BUILD=1` is `--build`
-of `lbctl up` and `lbctl upgrade`.
+the local runtime keep their files, and commands the locks by which they wait for each other.
+`LBCTL_DEBUG=1` is `--debug`, `LBCTL_BUILD=1` is `--build` of `lbctl up` and `lbctl upgrade`.
 """
 
 

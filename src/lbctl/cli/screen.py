@@ -56,6 +56,7 @@ class Screen:
         with self.out.capture() as drawn:
             self.out.print(result)
         self.out.file.writelines(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
+        self.out.file.flush()
 
     def document(self, value: object) -> None:
         """The whole result, for programs: never through rich, which would fold it."""

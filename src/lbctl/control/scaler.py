@@ -3,7 +3,7 @@
 A wish for a number is carried out once: look at what the runtime has, start or stop the
 difference, wait until every list says so. Such wishes are carried out one after the other; a
 newer one ends the waiting of those before it, and those it overtook before they began are never
-begun. Rollout and healing take turns with them; while a rollout is under way, another number is
+begun. Rollout and healing take turns with them; while a rollout is under way, a number is
 refused, because nobody could say of which release it should be.
 
 All of it is saved before it is acted on, so that the next controller goes on with it.

@@ -42,7 +42,7 @@ from lbctl.deploy.pieces import (
     stop_timeout_s,
 )
 from lbctl.deploy.secure import addresses_of, files_of, warnings_of
-from lbctl.deploy.turns import make_base, turn
+from lbctl.deploy.turns import make_base, opened, turn
 from lbctl.errors import LbctlError, OperationError, UsageError
 from lbctl.model import LABEL_PROJECT
 from lbctl.paths import CONTAINER
@@ -110,7 +110,7 @@ class DockerStack:
 
     async def _up(self, options: StackOptions, progress: Progress) -> FoundStack:
         present = await self._pieces.present()
-        await self._refuse_strange_objects()
+        await self._refuse_strange_objects(options.lbs or DEFAULT_LBS)
         socket = self._engine.socket
         files = files_of(options.config, here=socket is not None, socket=socket)
         if socket is not None:
@@ -251,11 +251,12 @@ class DockerStack:
         base = paths.local(project).state.parent
         try:
             make_base(base)
+            lock = opened(base / f".{project}.docker.lock")
         except LbctlError:
             return contextlib.nullcontext()
-        return turn(base / f".{project}.docker.lock", project, progress, _TURN_S)
+        return turn(lock, project, progress, _TURN_S)
 
-    async def _refuse_strange_objects(self) -> None:
+    async def _refuse_strange_objects(self, lbs: int) -> None:
         """Raise UsageError where somebody else's object has a name of ours."""
         network = await self._engine.network(self._names.network)
         if network is not None and not self._is_ours(network):
@@ -265,7 +266,7 @@ class DockerStack:
             if volume is not None and not self._is_ours(volume):
                 raise self._strange("volume", name)
 
-        ours = {self._names.pod, self._names.guard, *map(self._names.lb, LB_NAMES)}
+        ours = {self._names.pod, self._names.guard, *map(self._names.lb, LB_NAMES[:lbs])}
         for container in await self._engine.containers({}):
             if (name := listed_name(container)) in ours and not self._is_ours(container):
                 raise self._strange("container", name)
@@ -273,7 +274,7 @@ class DockerStack:
     def _strange(self, kind: str, name: str) -> UsageError:
         return UsageError(
             f"there is a Docker {kind} {name} that is not lbctl's: choose another --project, "
-            f"or remove it (docker {kind} rm {name})"
+            f"or remove it (docker {kind} rm {'-f ' if kind == 'container' else ''}{name})"
         )
 
     async def _refuse_taken_ports(self, wanted: dict[str, Address], present: Present) -> None:

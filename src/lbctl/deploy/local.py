@@ -26,7 +26,7 @@ from lbctl.deploy import Address, FoundStack, LogLine
 from lbctl.deploy.listening import check_addresses, refuse_listened
 from lbctl.deploy.processes import END_MARGIN_S, Processes
 from lbctl.deploy.secure import absolute, addresses_of
-from lbctl.deploy.turns import make_base, turn
+from lbctl.deploy.turns import make_base, opened, turn
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from lbctl.paths import write_atomically
 from lbctl.runtime.local import ADMIN_PORT, PUBLIC_PORT
@@ -103,7 +103,7 @@ class LocalStack:
     ) -> FoundStack:
         raise UsageError(
             "the local runtime has no lb containers to replace\n"
-            "lbctl down and lbctl up start new code; lbctl reload renews the workers alone"
+            "lbctl down and lbctl up start new code, and the history anew: docs/operations.md"
         )
 
     async def down(self, progress: Progress) -> bool:
@@ -206,7 +206,7 @@ class LocalStack:
         base = self._paths.state.parent
         make_base(base)
         _refuse_closed_directories(base / "state")
-        lock = base / f".{self._project}.lock"
+        lock = opened(base / f".{self._project}.lock")
         return turn(lock, self._project, progress, _START_S + END_MARGIN_S)
 
     # Processes

@@ -254,12 +254,18 @@ def test_logs_as_documents(machine: Machine) -> None:
         LogLine("lbctl-lb-a", json.dumps(said), 12),
         LogLine("lbctl-backend-1", '2026/11/28 [error] \x1b[31m"', 12),
         LogLine("lbctl-backend-1", "[1]", 12),
+        LogLine("lbctl-backend-1", '{"whose": "lbctl-lb-a", "log": "audit"}', 12),
+        LogLine("lbctl-backend-1", 100_000 * "[", 12),
+        LogLine("lbctl-backend-1", '{"a": NaN}', 12),
     ]
     lines = machine.type("logs", "--json").out.splitlines()
     assert [json.loads(line) for line in lines] == [
         {"whose": "lbctl-lb-a", **said},
         {"whose": "lbctl-backend-1", "log": "text", "message": '2026/11/28 [error] \x1b[31m"'},
         {"whose": "lbctl-backend-1", "log": "text", "message": "[1]"},
+        {"whose": "lbctl-backend-1", "log": "audit"},
+        {"whose": "lbctl-backend-1", "log": "text", "message": 100_000 * "["},
+        {"whose": "lbctl-backend-1", "log": "text", "message": '{"a": NaN}'},
     ]
     assert all(line.isprintable() for line in lines)
 

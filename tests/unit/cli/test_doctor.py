@@ -138,7 +138,9 @@ def test_a_stack_that_runs_elsewhere_is_asked_nothing_about_the_default_ports(
     _lacks(monkeypatch, engine=True, nginx=False)
     machine.stacks["local"].there = True
     machine.lb.traffic = machine.lb.traffic._replace(port=81)
-    with contextlib.suppress(OSError), socket.create_server(("127.42.0.1", 8080)):
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # somebody else has it: as good
+            held.enter_context(socket.create_server(("127.42.0.1", 8080)))
         typed = machine.type("doctor", "--json")
     subjects = [row["subject"] for row in json.loads(typed.out)["findings"]]
     assert "port 81" in subjects

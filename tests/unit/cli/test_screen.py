@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
+from rich.table import Table
 
 from lbctl.cli.screen import Screen, console
 
@@ -64,3 +65,21 @@ def test_steps_on_a_terminal_keep_the_notes() -> None:
         steps.state("2 of 3")
     assert "building lbctl-nginx" in err.getvalue()
     assert "\x1b]0;" not in err.getvalue()
+
+
+class Buffered(io.StringIO):
+    """Shows what was flushed."""
+
+    shown = ""
+
+    def flush(self) -> None:
+        self.shown = self.getvalue()
+
+
+def test_a_table_on_a_pipe_comes_at_once_and_without_blanks_at_its_ends() -> None:
+    out = Buffered()
+    table = Table(box=None, show_header=False)
+    table.add_row("a", "long")
+    table.add_row("b", "")
+    Screen(console(out)).show(table)
+    assert out.shown == " a  long\n b\n"

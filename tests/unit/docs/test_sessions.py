@@ -69,7 +69,7 @@ def test_the_quick_start_shows_what_the_readme_does() -> None:
         ("served by 127.42.0.1", "served by 127.42.0.3"),
         (
             "backend-1  172.31.0.5  up   1s  7  57.3  4.9  11",
-            "backend-2 172.17.0.4 up 12s 0 0.0 - 9",
+            "backend-2  172.17.0.4  up  12s  0  0.0  -  9",
         ),
         ("2 of 2 in rotation, lb b leads", "2 of 2 in rotation, lb a leads"),
         ("Set-Cookie: lb=7ecbe9f9643a8248; Path=/", "Set-Cookie: lb=0000000000000000; Path=/"),
@@ -85,6 +85,8 @@ def test_what_may_differ_does_not_count(documented: str, printed: str) -> None:
     [
         ("3 -> 7 in 1.2 s", "3 -> 7 after 1.2 s"),
         ("3 -> 7 in 1.2 s", "3 -> 7 in 1.2 min"),
+        ("3 -> 7 in 1.2 s", "3 -> 5 in 1.2 s"),
+        ("serving  http://x  (3 in rotation)", "serving  http://x  (0 in rotation)"),
         ("172.31.0.3", "no backend is in rotation"),
         ("served by 127.250.0.1", "served by 127.42.0.1"),
         ("serving  http://127.0.0.1:8080", "serving  http://127.0.0.1:8081"),
