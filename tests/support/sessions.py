@@ -121,8 +121,9 @@ def play(
     """
     played = exchanges((ROOT / document).read_text(encoding="utf-8"))
     assert played, f"{document} has no session"
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LBCTL_", "MAKE"))}
-    environment = inherited | settings
+    # The tests are started by a make of their own, of which the reader's knows nothing.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("LBCTL_")} | settings
+    environment = {k: v for k, v in inherited.items() if not k.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     wrong = []
     with tempfile.TemporaryDirectory() as directory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,7 +115,10 @@ def test_equal_shares_have_to_be_equal() -> None:
     assert differences(equal, ["99 127.42.0.1", "101 127.42.0.2"])
 
 
-def test_a_session_is_played_in_one_shell_and_what_differs_is_said(tmp_path: Path) -> None:
+def test_a_session_is_played_in_one_shell_and_what_differs_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKELEVEL", "1")  # a make in a make says which directory it enters
     (tmp_path / "Makefile").write_text("up:\n\t@echo serving 127.0.0.1:7\n")
     document = tmp_path / "document.md"
     document.write_text(
@@ -125,7 +129,9 @@ def test_a_session_is_played_in_one_shell_and_what_differs_is_said(tmp_path: Pat
         "    $ false\n"
         "    $ cat <<'END'\n    text\n    END\n    text\n"
     )
-    assert play(str(document), {}, {"127.0.0.1:8080": "127.0.0.1:7"}, tmp_path, within=10) == [
+    assert play(
+        str(document), dict(os.environ), {"127.0.0.1:8080": "127.0.0.1:7"}, tmp_path, within=10
+    ) == [
         f"{document}:8: false",
         "printed:    exit status 1",
     ]
