@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 from collections import Counter
@@ -11,24 +10,12 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.support.cli import Cli
 from tests.support.deadlines import scaled, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.support.cli import Cli
 
 REQUEST = b"GET /ips.txt HTTP/1.1\r\nHost: site\r\n\r\n"
-
-
-@pytest.fixture
-def cli() -> Iterator[Cli]:
-    one = Cli(f"t{secrets.token_hex(4)}", "local", settings={"LBCTL_WORKERS": "2"})
-    try:
-        yield one
-    finally:
-        one.clean()
 
 
 def connected(cli: Cli) -> socket.socket:

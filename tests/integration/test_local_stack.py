@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import socket
 import statistics
@@ -28,16 +27,7 @@ from tests.support.deadlines import scaled, until
 from tests.support.lists import assert_lists, expected_list
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-
-@pytest.fixture
-def cli() -> Iterator[Cli]:
-    one = Cli(f"t{secrets.token_hex(4)}", "local", settings={"LBCTL_WORKERS": "2"})
-    try:
-        yield one
-    finally:
-        one.clean()
+    from collections.abc import Collection
 
 
 @pytest.fixture

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lbctl.runtime.local import first_address
 from tests.support import sessions
-from tests.support.cli import Cli
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture
-def cli() -> Iterator[Cli]:
-    one = Cli(f"t{secrets.token_hex(4)}", "local", settings={"LBCTL_WORKERS": "2"})
-    try:
-        yield one
-    finally:
-        one.clean()
+    from tests.support.cli import Cli
 
 
 @pytest.mark.parametrize("document", sorted(sessions.ON_LOCAL))

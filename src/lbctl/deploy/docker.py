@@ -219,6 +219,19 @@ class DockerStack:
         async for line in log_lines(self._engine, containers, follow=follow, tail=tail):
             yield line
 
+    def _turn(self, progress: Progress) -> contextlib.AbstractAsyncContextManager[None]:
+        """Of the commands that this user gives on this machine. Where nothing can be locked, as
+        in a container without a writable directory, nobody is waited for.
+        """
+        project = self._names.project
+        base = paths.local(project).state.parent
+        try:
+            make_base(base)
+            lock = opened(base / f".{project}.docker.lock")
+        except LbctlError:
+            return contextlib.nullcontext()
+        return turn(lock, project, progress, _TURN_S)
+
     # What is there
 
     def _found(self, present: Present) -> FoundStack:
@@ -242,19 +255,6 @@ class DockerStack:
         return bool(labels.get(LABEL_PROJECT) == self._names.project)
 
     # What must not be
-
-    def _turn(self, progress: Progress) -> contextlib.AbstractAsyncContextManager[None]:
-        """Of the commands that this user gives on this machine. Where nothing can be locked, as
-        in a container without a writable directory, nobody is waited for.
-        """
-        project = self._names.project
-        base = paths.local(project).state.parent
-        try:
-            make_base(base)
-            lock = opened(base / f".{project}.docker.lock")
-        except LbctlError:
-            return contextlib.nullcontext()
-        return turn(lock, project, progress, _TURN_S)
 
     async def _refuse_strange_objects(self, lbs: int) -> None:
         """Raise UsageError where somebody else's object has a name of ours."""
