@@ -159,7 +159,7 @@ def test_verify_restarts_the_engine(engine: OwnEngine, stage: Stage, tmp_path: P
     said = stage.cli("verify", *target, "--restart-engine", command, "--seconds", "5", within=240)
     at_hand.join(scaled(60))
     print(f"\n{said.out}", end="")
-    assert said.status == 0, stage.cli("logs", "--tail", "400").out
+    assert said.status == 0, f"{stage.cli('logs', '--tail', '400').out}\n{said.out}"
     assert re.search(r"^restart the engine +\d+ +0 +0 .* held$", said.out, re.MULTILINE), said.out
     stage.settle(stage.names)
     assert len(stage.names) == 3

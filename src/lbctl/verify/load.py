@@ -37,7 +37,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._reader: AnswerReader | None = None  # None: nothing is asked
         self._answer: asyncio.Future[Answer]
-        self.usable = True
+        self._over = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent on it, as far as is known here."""
+        return not (self._over or self._transport.is_closing())
 
     @classmethod
     async def connect(cls, host: str, port: int) -> Connection:
@@ -52,10 +57,13 @@ class Connection(asyncio.Protocol):
         return connection
 
     async def ask(self, method: bytes, head: bytes) -> Answer:
-        """Send one request and return its answer, whatever its status. Raises AnswerError.
+        """Send one request and return its answer, whatever its status. Raises AnswerError, also
+        where the connection has ended since it was made: nobody would tell that again.
 
         Given up (cancelled), the connection cannot be used again; the caller closes it.
         """
+        if self._transport.is_closing():
+            raise AnswerError(Kind.CLOSED)
         self._reader = AnswerReader(method)
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(head)
@@ -63,7 +71,6 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """At once; it may be closed already."""
-        self.usable = False
         self._transport.abort()
 
     # Called by the event loop
@@ -83,11 +90,10 @@ class Connection(asyncio.Protocol):
             self._end(error)
             return
         if answer is not None:
-            self.usable = self.usable and not answer.closes
+            self._over = answer.closes
             self._end(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.usable = False
         if self._reader is None:
             return
         if error is not None:

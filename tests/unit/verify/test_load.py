@@ -13,7 +13,7 @@ import pytest
 from lbctl.verify import load as load_module
 from lbctl.verify.answers import AnswerError, Kind
 from lbctl.verify.load import Connection, Load, fetch, request
-from tests.support.deadlines import eventually
+from tests.support.deadlines import eventually, scaled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -173,15 +173,37 @@ async def test_nobody_listens() -> None:
             assert {one.kind for one in load.turn().failures} == {Kind.REFUSED}
 
 
-@pytest.mark.parametrize("script", [well, last, closing_later])
+@pytest.mark.parametrize("script", [well, last])
 async def test_what_is_no_failure(script: Script) -> None:
-    # Slow enough that the end of an idle connection is known before the next request.
     async with serving(script) as (server, port), new_load(port, rate=100) as load:
         await eventually(lambda: load.window.answered >= 20)
         window = load.turn()
     assert window.failures == []
     if script is well:
         assert server.accepted == 4
+
+
+async def test_nor_is_the_end_of_an_idle_connection() -> None:
+    # 200 ms between two requests of a connection: its end is known by then.
+    async with serving(closing_later) as (server, port), new_load(port, rate=20) as load:
+        await eventually(lambda: load.window.answered >= 12)
+        window = load.turn()
+    assert window.failures == []
+    assert server.accepted >= 12
+
+
+async def test_one_that_ends_before_anything_is_asked_is_no_late_answer() -> None:
+    """A process that is killed just when somebody has connected to it: the end comes before the
+    request is written, and is not told a second time.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connection = await Connection.connect(*listening.getsockname())
+        listening.accept()[0].close()
+        await eventually(lambda: not connection.usable)
+        with pytest.raises(AnswerError) as caught:
+            async with asyncio.timeout(scaled(5)):
+                await connection.ask(b"GET", request(b"GET", b"/", "x"))
+    assert caught.value.kind is Kind.CLOSED
 
 
 async def test_the_mix_is_of_pages_lists_and_heads() -> None:
