@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from lbctl.proxy.upstream import Upstream
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
-_LOOK_AGAIN_S = 0.25
 _TLS_RECORD = 0x16  # begins a handshake, and no HTTP
 
 
@@ -549,19 +548,18 @@ class Downstream(asyncio.Protocol):
         """Whether the wait for a response goes on: at another backend if this one is silent,
         else here for the rest of its time.
         """
-        request, pool = self.request, self._pool
-        if request is None or pool is None or not request.repeatable or self._heard < 0:
+        request, pool, now = self.request, self._pool, self._deadlines.now
+        if request is None or pool is None or not request.repeatable:
             return False
-        if self._phase is _EXCHANGE and pool.heard not in (self._heard, pool.left_at):
-            # It talked since. Should it fall silent yet, then others will be the first to leave.
-            self.deadline = min(self._answer_by, self._deadlines.now + _LOOK_AGAIN_S)
-            return self._answer_by > self._deadlines.now
-        another = self._tries().after_silence(pool) if self._phase is _EXCHANGE else None
+        if self.deadline >= self._answer_by:  # all its time is over
+            return False
+        if pool.heard != self._heard and pool.silent_at > now:
+            self.deadline = min(self._answer_by, pool.silent_at)  # it talked since
+            return True
+        another = self._tries().after_silence(pool)
         if another is None:
-            self._heard = -1  # judged; what is left is the response's own time
-            self.deadline = self._answer_by
-            return self._answer_by > self._deadlines.now
-        pool.left_at = pool.heard
+            self.deadline = self._answer_by  # what is left is the response's own time
+            return self._answer_by > now
         self._forwarder.suspect(pool, Failure.TIMEOUT, self._upstream)
         pool.retries["silent"] += 1
         self._abort_upstream()

@@ -279,10 +279,10 @@ class Forwarder:
         self.router.tick(self._swept)
         self._sweeper = self.loop.call_later(SWEEP_INTERVAL_S, self._sweep)
         self.date = formatdate(usegmt=True).encode("ascii")
+        for pool in self.pools.values():
+            pool.sweep(self.deadlines)
         for downstream in [one for one in self.downstreams if one.deadline <= now]:
             downstream.expired()
-        for pool in self.pools.values():
-            pool.close_idle(before=now)
         if self.access_log is not None:
             self.access_log.flush()
 

@@ -10,6 +10,7 @@ from lbctl.model import CODE_CLASSES, DURATION_BUCKETS_S
 
 if TYPE_CHECKING:
     from lbctl.model import Backend
+    from lbctl.proxy.deadlines import Deadlines
     from lbctl.proxy.upstream import Upstream
 
 
@@ -21,6 +22,7 @@ class Pool:
     """
 
     __slots__ = (
+        "_heard_before",
         "backend",
         "buckets",
         "changed",
@@ -31,12 +33,12 @@ class Pool:
         "idle",
         "idle_limit",
         "in_flight",
-        "left_at",
         "name",
         "number",
         "open",
         "retries",
         "routed",
+        "silent_at",
         "stay",
         "told",
         "weight",
@@ -55,7 +57,8 @@ class Pool:
         self.stay = 1  # in rotation, at one address: counted
         self.in_flight = 0
         self.heard = 0  # how often it has sent something, on any of its connections
-        self.left_at = -1  # what `heard` was when a request left it for its silence
+        self._heard_before = 0  # at the last sweep
+        self.silent_at = 0.0  # when what it said last will be too long ago
         self.failures = 0  # requests in a row
         self.told = 0.0  # when they were last reported, on the clock of the deadlines
         self.codes = [0] * len(CODE_CLASSES)
@@ -91,6 +94,13 @@ class Pool:
         """Forget an idle connection that its backend closed."""
         if upstream in self.idle:
             self.idle.remove(upstream)
+
+    def sweep(self, deadlines: Deadlines) -> None:
+        """A few times a second: what has become of time passing."""
+        if self.heard != self._heard_before:
+            self._heard_before = self.heard
+            self.silent_at = deadlines.silence
+        self.close_idle(before=deadlines.now)
 
     def close_idle(self, before: float) -> None:
         """Close the idle connections whose deadline is earlier than `before`, oldest first."""
