@@ -251,12 +251,3 @@ def test_the_labels_for_loki_are_copies_of_fields_that_exist() -> None:
     assert set(labels) == {"job", "log", "level", "container"}
     sources = {value[1:] for value in labels.values() if value.startswith("$")}
     assert sources - {"TAG[1]"} == set(copies)
-
-
-def test_the_example_for_vector_is_joined_up() -> None:
-    document = example("vector.yaml")
-    assert document["transforms"]["lbctl"]["inputs"] == list(document["sources"])
-    assert document["sinks"]["collector"]["inputs"] == list(document["transforms"])
-    program = document["transforms"]["lbctl"]["source"]
-    for field in re.findall(r"\(\.([a-z_]+), format", program):
-        assert all(field in d["properties"] for d in schema()["$defs"].values() if "required" in d)
