@@ -93,6 +93,7 @@ class Visitor:
         self.ended = False
         self.state: tuple[object, ...] = ()  # of the connection, as far as it tells its timeout
         self.since = 0.0  # when that began
+        self.had_choice = True  # of backends, all the time since
 
     def ask(self, chance: random.Random) -> None:
         if self.ended or (self.asked and not self.asked[-1].target):

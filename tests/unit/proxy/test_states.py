@@ -25,6 +25,7 @@ from lbctl.model import Backend, Snapshot
 from lbctl.proxy.accesslog import AccessLog
 from lbctl.proxy.attempts import Attempts
 from lbctl.proxy.downstream import Downstream, Phase
+from lbctl.proxy.forwarder import SWEEP_INTERVAL_S
 from lbctl.proxy.pool import Pool
 from lbctl.proxy.upstream import Upstream
 from tests.support.ends import Book, Server, Visitor
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lbctl.core.http1 import Response
+    from lbctl.proxy.deadlines import Deadlines
 
 RUNS = int(os.environ.get("LBCTL_TEST_STATES", "2500"))
 TIMEOUTS = Timeouts(
@@ -62,6 +64,7 @@ class World:
         self.visitors: list[Visitor] = []
         self._come()
         self.servers: list[Server] = []
+        self._words: dict[Pool, tuple[int, float]] = {}  # how many, and when the last one came
         ask, send, serve = self._ask, self._send, self._serve
         self._events: tuple[Callable[[], None], ...] = (
             *[ask] * 12, *[send] * 6, *[serve] * 16, *[self._connect] * 10, *[self._jam] * 4,
@@ -192,12 +195,16 @@ class World:
         assert sum(pool.in_flight for pool in forwarder.pools.values()) == len(live), "in flight"
         tries = [one.protocol._attempts for one in self.visitors]
         assert forwarder.budget.active == sum(one.repeats for one in tries if one), "budget"
+        for pool in forwarder.pools.values():
+            if self._words.get(pool, (0, 0.0))[0] != pool.heard:
+                self._words[pool] = pool.heard, forwarder.deadlines.now
         for server in self.servers:
             self._check_upstream(server.protocol, server.wire)
         for visitor in self.visitors:
             if not visitor.wire.is_closing():
                 self._check_downstream(visitor.protocol, visitor.wire)
                 self._check_deadline(visitor)
+                self._check_silence(visitor)
 
     def _check_upstream(self, upstream: Upstream, wire: Wire) -> None:
         owner = upstream.downstream
@@ -241,7 +248,7 @@ class World:
         tries = client._attempts.count if client._attempts else 0
         state = (client._phase, client._number, client.body is None, bool(client._status), tries)
         if state != visitor.state:
-            visitor.state, visitor.since = state, now
+            visitor.state, visitor.since, visitor.had_choice = state, now, True
         since = visitor.since
         if client._phase is Phase.HEAD:
             latest = since + TIMEOUTS.client_idle_timeout_s
@@ -256,6 +263,20 @@ class World:
         else:
             latest = since + TIMEOUTS.response_timeout_s
         assert client.deadline <= latest, f"{visitor.name}: deadline {client.deadline - now:+} s"
+
+    def _check_silence(self, visitor: Visitor) -> None:
+        """Nobody waits for a backend that says nothing, where there always was another one."""
+        client, forwarder = visitor.protocol, self.forwarder
+        request, pool = client.request, client._pool
+        others = [one for one in forwarder.pools.values() if one.routed and one is not pool]
+        visitor.had_choice = visitor.had_choice and bool(others)
+        if client._phase is not Phase.EXCHANGE or request is None or pool is None:
+            return
+        if request.repeatable and not client._status and not client._attempts:
+            _, last_word = self._words.get(pool, (0, 0.0))
+            silent_s = forwarder.deadlines.now - max(visitor.since, last_word)
+            longest_s = TIMEOUTS.try_timeout_s + SWEEP_INTERVAL_S
+            assert silent_s <= longest_s or not visitor.had_choice, f"{visitor.name} waits in vain"
 
     # The end.
 
@@ -340,6 +361,12 @@ def _idle_again_and_still_ours(client: Downstream, response: Response, message: 
         _ANSWERED(client, response, message)
 
 
+def _long_words(pool: Pool, deadlines: Deadlines) -> None:
+    """Whatever was said once counts for good."""
+    pool.silent_at = deadlines.response if pool.heard else 0.0
+    pool.close_idle(before=deadlines.now)
+
+
 _ANSWERED, _WRITE = Downstream.answered, Wire.write
 
 
@@ -353,6 +380,7 @@ _ANSWERED, _WRITE = Downstream.answered, Wire.write
         (Upstream, "resume", lambda _: None),
         (Upstream, "pause", lambda _: None),
         (Pool, "discard", lambda *_: None),
+        (Pool, "sweep", _long_words),
         (Attempts, "close", lambda _: None),
     ],
 )
