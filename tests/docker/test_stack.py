@@ -263,6 +263,26 @@ def test_two_commands_at_the_same_time_come_one_after_the_other() -> None:
         assert not any(stage.project.objects().values())
 
 
+def test_the_pod_does_not_hold_up_a_machine_that_is_shut_down(stage: Stage) -> None:
+    """Where containers outlive their engine, systemd ends them with SIGTERM and waits 90 s for
+    those that do not heed it (systemd-shutdown(8)). Tried on another one like it.
+    """
+    config, name = inspect(stage.project.names.pod)["Config"], stage.full("stranger")
+    command = [*config["Entrypoint"], *config["Cmd"]]
+    docker(
+        "run", "-d", "--name", name, "--user", config["User"], "--entrypoint", command[0],
+        config["Image"], *command[1:],
+    )  # fmt: skip
+
+    def ended() -> bool:
+        """Asked more than once: it may not have set its trap yet."""
+        docker("kill", "--signal", "TERM", name, check=False)
+        return not inspect(name)["State"]["Running"]
+
+    until(ended)
+    assert inspect(name)["State"]["ExitCode"] == 0
+
+
 @pytest.mark.parametrize("piece", ["pod", "guard", "lb-a"])
 def test_somebody_elses_container_of_our_name_is_left_alone(piece: str) -> None:
     ensure_images()

@@ -148,10 +148,11 @@ def pod_body(names: Names, image: str, ports: Mapping[str, tuple[str, int]]) -> 
     return {
         "Image": image,
         "Labels": names.labels("pod"),
-        "Entrypoint": ["sleep"],
-        "Cmd": ["2147483647"],  # seconds: 68 years
+        "Entrypoint": ["sh", "-c"],
+        # As PID 1 it heeds what it traps, and no other signal; 68 years are long enough.
+        "Cmd": ["trap 'exit 0' TERM; sleep 2147483647 & wait"],
         "User": "65534:65534",
-        "StopSignal": "SIGKILL",  # as PID 1 it heeds no other
+        "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},
         "ExposedPorts": {port: {} for port in ports},
         "HostConfig": _confinement(names.network)
