@@ -549,16 +549,15 @@ class Downstream(asyncio.Protocol):
         else here for the rest of its time.
         """
         request, pool, now = self.request, self._pool, self._deadlines.now
-        if request is None or pool is None or not request.repeatable:
+        if request is None or pool is None or not request.repeatable or self._heard < 0:
             return False
-        if self.deadline >= self._answer_by:  # all its time is over
-            return False
-        if pool.heard != self._heard and pool.silent_at > now:
+        if self._phase is _EXCHANGE and pool.heard != self._heard and pool.silent_at > now:
             self.deadline = min(self._answer_by, pool.silent_at)  # it talked since
-            return True
-        another = self._tries().after_silence(pool)
+            return self._answer_by > now
+        another = self._tries().after_silence(pool) if self._phase is _EXCHANGE else None
         if another is None:
-            self.deadline = self._answer_by  # what is left is the response's own time
+            self._heard = -1  # judged; what is left is the response's own time
+            self.deadline = self._answer_by
             return self._answer_by > now
         self._forwarder.suspect(pool, Failure.TIMEOUT, self._upstream)
         pool.retries["silent"] += 1

@@ -40,6 +40,16 @@ async def test_a_silent_backend_is_left_and_the_answer_comes_from_another() -> N
         assert proxy.suspects == [f"id-{name}"]
 
 
+async def test_and_so_it_is_where_a_try_may_take_as_long_as_an_answer() -> None:
+    async with proxied(["a", "b"], timeouts=Timeouts(response_timeout_s=0.3)) as (proxy, (a, b)):
+        client = await proxy.client()
+        hung, name = await asked(client, a, b)
+        peer, _ = await (b if name == "a" else a).request()
+        await hung.gone()
+        peer.send(OK)
+        assert (await client.reply()).body == b"ok"
+
+
 async def test_so_is_one_that_falls_silent_on_a_connection_that_was_in_use() -> None:
     async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
         client = await proxy.client()
