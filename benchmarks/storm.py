@@ -58,9 +58,10 @@ _SETTINGS = {
     "LBCTL_RESPONSE_TIMEOUT_S": "2",
 }
 _LATE_S = 0.25
-"""Who takes longer to send on a new connection learns nothing from its end: the proxy gives it
-0.75 s at least, and this process, with 128 shots at a time, may have to wait as long for its turn.
+"""A new connection that took longer is not used: the proxy closes one on which nothing came for
+0.75 s, and this process, with 128 shots at a time, may have to wait for as long until its turn.
 """
+_LATE = 20  # in a row; more is no chance
 _WITHIN_S = 6.0
 """A connection has ended by then: the timeouts above, and the 2 s for which the proxy listens to
 a client it has refused.
@@ -138,13 +139,14 @@ class RequestStorm:
 
     async def _connected(self) -> Connection:
         """A new connection, in time to send on it. Raises OSError."""
-        while True:
+        for _ in range(_LATE):
             began_s = time.monotonic()
             connection = await Connection.open(self._stack.port)
             if time.monotonic() - began_s < _LATE_S:
                 return connection
             connection.close()
             self._late += 1
+        raise TimeoutError(f"no connection within {_LATE_S:g} s, {_LATE} times in a row")
 
     def _judge(self) -> None:
         """What is left of it in the processes and in the log."""

@@ -236,11 +236,11 @@ def test_a_killed_guard_costs_nothing(stage: Stage) -> None:
     assert said.failed == 0, said.text
 
 
-@pytest.mark.parametrize("how", ["kill", "restart"])
+@pytest.mark.parametrize("how", ["kill", "kill --signal TERM", "restart"])
 def test_after_the_end_of_the_pod_the_guard_brings_the_lbs_back(stage: Stage, how: str) -> None:
     before = stage.cli.status()
     began = time.monotonic()
-    docker(how, stage.project.names.pod)
+    docker(*how.split(), stage.project.names.pod)
     until(lambda: get(stage.cli.url + "/ips.txt"), within=20)
     stage.report(f"docker {how} of the pod: the address answers", began)
     until(stage.both_lbs, within=20)

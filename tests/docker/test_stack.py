@@ -271,6 +271,7 @@ def test_the_pod_does_not_hold_up_a_machine_that_is_shut_down(stage: Stage) -> N
     command = [*config["Entrypoint"], *config["Cmd"]]
     docker(
         "run", "-d", "--name", name, "--user", config["User"], "--entrypoint", command[0],
+        "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
         config["Image"], *command[1:],
     )  # fmt: skip
 
@@ -280,7 +281,7 @@ def test_the_pod_does_not_hold_up_a_machine_that_is_shut_down(stage: Stage) -> N
         return not inspect(name)["State"]["Running"]
 
     until(ended)
-    assert inspect(name)["State"]["ExitCode"] == 0
+    assert inspect(name)["State"]["ExitCode"] == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("piece", ["pod", "guard", "lb-a"])

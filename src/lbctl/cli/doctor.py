@@ -39,6 +39,7 @@ _MACHINE_STATUS = 3
 _MIB: Final = 1 << 20
 _LEAST_MEMORY_BYTES: Final = 256 * _MIB
 _SPARE_FILES: Final = 1_024  # beside a worker's connections: pools, logs, sockets
+_TRACKED_SHARE: Final = 0.8  # of the table of connections, before it is said to be full
 
 
 async def doctor(session: Session, settings: Config, *, as_json: bool) -> int:
@@ -54,6 +55,7 @@ async def doctor(session: Session, settings: Config, *, as_json: bool) -> int:
             *_limits(settings, resource.getrlimit(resource.RLIMIT_NOFILE)),
             *_memory(read_file),
             *_kernel(read_file),
+            *_tracked(read_file),
         ]
     if as_json:
         runtime = "docker" if engine_ok else "local" if nginx_ok else None
@@ -260,3 +262,22 @@ def _kernel(read: ReadFile) -> Iterator[Finding]:
             text = f"{ports}: no more connections than that to one backend"
             remedy = 'sysctl -w net.ipv4.ip_local_port_range="15000 64999"'
             yield Finding(Level.HINT, "local ports", text, remedy)
+
+
+def _tracked(read: ReadFile) -> Iterator[Finding]:
+    """About the packet filter's table of connections. Docker's rules have it filled: one that has
+    ended is kept for a while yet, and where the table is full new ones are dropped.
+    """
+    names = ("nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_tcp_timeout_time_wait")
+    numbers = [read(f"/proc/sys/net/netfilter/{name}") or "" for name in names]
+    if not all(one.isdecimal() and int(one) for one in numbers[1:]) or not numbers[0].isdecimal():
+        return
+    count, most, kept_s = map(int, numbers)
+    text = f"{count} of {most}, which carry {most // kept_s} new ones/s for long"
+    if count < most * _TRACKED_SHARE:
+        yield Finding(Level.OK, "tracked connections", text)
+    else:
+        remedy = f"sysctl -w net.netfilter.nf_conntrack_max={4 * most}"
+        yield Finding(
+            Level.HINT, "tracked connections", f"{text}: beyond them they are dropped", remedy
+        )

@@ -43,6 +43,11 @@ class Attempts:
         self._refusals = 0
         self.count = 0
 
+    @property
+    def spent(self) -> bool:
+        """Whether it may not be sent again, wherever there may be room for it."""
+        return self.repeats >= self._forwarder.retries.retries
+
     def after_refusal(self, pool: Pool) -> Pool | None:
         """Nothing was sent, because no connection could be made."""
         self._avoid = (*self._avoid, pool)
@@ -65,8 +70,9 @@ class Attempts:
 
     def _repeat(self, pool: Pool) -> Pool | None:
         forwarder = self._forwarder
-        self._avoid = (*self._avoid, pool)
-        if self.repeats >= forwarder.retries.retries:
+        if pool not in self._avoid:
+            self._avoid = (*self._avoid, pool)
+        if self.spent:
             return None
         another = self._another()
         if another is None or not forwarder.may_repeat():

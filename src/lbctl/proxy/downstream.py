@@ -134,7 +134,7 @@ class Downstream(asyncio.Protocol):
         self._upstream: Upstream | None = None
         self._answer_by = 0.0  # the deadline of a request without a body, or of the last words
         self._attempts: Attempts | None = None  # from the first that failed
-        self._heard = 0  # of the pool, when the request was sent
+        self._heard = 0  # `heard` of the pool, when the request was sent
         self._status = 0  # of the final response, as soon as its head was sent
         self._sent_bytes = 0
         self._started = 0.0
@@ -548,23 +548,29 @@ class Downstream(asyncio.Protocol):
         """Whether the wait for a response goes on: at another backend if this one is silent,
         else here for the rest of its time.
         """
-        request, pool, now = self.request, self._pool, self._deadlines.now
-        if request is None or pool is None or not request.repeatable or self._heard < 0:
+        request, pool, upstream = self.request, self._pool, self._upstream
+        if request is None or pool is None or not request.repeatable:
             return False
-        if self._phase is _EXCHANGE and pool.heard != self._heard and pool.silent_at > now:
-            self.deadline = min(self._answer_by, pool.silent_at)  # it talked since
-            return self._answer_by > now
-        another = self._tries().after_silence(pool) if self._phase is _EXCHANGE else None
+        if upstream is None or not upstream.untouched:
+            return self._wait(self._answer_by)
+        talked = pool.heard != self._heard and pool.is_of_now(upstream)
+        if talked and pool.silent_at > self._deadlines.now:
+            return self._wait(pool.silent_at)
+        tries = self._tries()
+        another = tries.after_silence(pool)
         if another is None:
-            self._heard = -1  # judged; what is left is the response's own time
-            self.deadline = self._answer_by
-            return self._answer_by > now
+            return self._wait(self._answer_by if tries.spent else self._deadlines.silence)
         self._forwarder.suspect(pool, Failure.TIMEOUT, self._upstream)
         pool.retries["silent"] += 1
         self._abort_upstream()
         self._settle()
         self._give(another)
         return True
+
+    def _wait(self, until: float) -> bool:
+        """Until then, or the end of the time for a response; whether that is still to come."""
+        self.deadline = min(until, self._answer_by)
+        return self._answer_by > self._deadlines.now
 
     def _turn_away(self, verdict: str) -> None:
         self._phase = _TURNED

@@ -96,7 +96,7 @@ class Pool:
             self.idle.remove(upstream)
 
     def sweep(self, deadlines: Deadlines) -> None:
-        """A few times a second: what has become of time passing."""
+        """A few times a second: note when it last spoke, and close what rested for too long."""
         if self.heard != self._heard_before:
             self._heard_before = self.heard
             self.silent_at = deadlines.silence

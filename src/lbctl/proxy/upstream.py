@@ -160,6 +160,11 @@ class Upstream(asyncio.Protocol):
 
     # Called by Downstream.
 
+    @property
+    def untouched(self) -> bool:
+        """Not one byte of an answer came."""
+        return self.response is None and not self._buffer and not self._interim
+
     def begin(self, downstream: Downstream) -> None:
         """Take on one request; the caller writes it."""
         self.downstream = downstream
@@ -273,7 +278,7 @@ class Upstream(asyncio.Protocol):
         downstream.finished()
 
     def _lost(self) -> None:
-        untouched = self.response is None and not self._buffer and not self._interim
+        untouched = self.untouched
         self._leave().upstream_lost(self, untouched=untouched)
 
     def _leave(self) -> Downstream:

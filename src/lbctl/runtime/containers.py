@@ -149,8 +149,9 @@ def pod_body(names: Names, image: str, ports: Mapping[str, tuple[str, int]]) -> 
         "Image": image,
         "Labels": names.labels("pod"),
         "Entrypoint": ["sh", "-c"],
-        # As PID 1 it heeds what it traps, and no other signal; 68 years are long enough.
-        "Cmd": ["trap 'exit 0' TERM; sleep 2147483647 & wait"],
+        # As PID 1 it heeds what it traps, and no other signal. 143 is an end by SIGTERM, which the
+        # guard makes good; 0 would be one of its own accord. 68 years are long enough.
+        "Cmd": ["trap 'exit 143' TERM; sleep 2147483647 & wait"],
         "User": "65534:65534",
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},

@@ -48,6 +48,25 @@ def test_kernel_settings() -> None:
     assert "tcp_max_syn_backlog" not in found  # this kernel has it not
 
 
+@pytest.mark.parametrize(
+    ("count", "level", "remedy"),
+    [
+        ("4000", Level.OK, ""),
+        ("209716", Level.HINT, "sysctl -w net.netfilter.nf_conntrack_max=1048576"),
+    ],
+)
+def test_a_full_table_of_connections(count: str, level: Level, remedy: str) -> None:
+    kernel = {"nf_conntrack_max": "262144", "nf_conntrack_tcp_timeout_time_wait": "120"}
+    found = by_subject(doctor._tracked(reader(nf_conntrack_count=count, **kernel)))
+    finding = found["tracked connections"]
+    assert (finding.level, finding.remedy) == (level, remedy)
+    assert finding.text.startswith(f"{count} of 262144, which carry 2184 new ones/s for long")
+
+
+def test_nothing_is_said_of_a_table_that_is_not_there() -> None:
+    assert not list(doctor._tracked(reader()))
+
+
 def test_memory_is_the_smaller_of_machine_and_cgroup() -> None:
     machine = f"MemTotal: 1 kB\nMemAvailable:  {512 * 1024} kB"
     (finding,) = doctor._memory(reader(meminfo=machine, memory_max="max"))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+
+import pytest
 
 from lbctl.config import Retries, Timeouts
+from lbctl.model import Snapshot
 from tests.support.deadlines import eventually, scaled
 from tests.support.scripted import Client, Peer, Proxy, ScriptedBackend, proxied
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SOON = Timeouts(try_timeout_s=0.1, response_timeout_s=scaled(20))
+SOME_TIME = Timeouts(try_timeout_s=1.0, response_timeout_s=scaled(20))
+"""For steps that must be through before anybody is judged."""
 
 
 async def asked(client: Client, a: ScriptedBackend, b: ScriptedBackend) -> tuple[Peer, str]:
@@ -69,12 +75,12 @@ async def test_so_is_one_that_falls_silent_on_a_connection_that_was_in_use() -> 
 
 async def test_a_slow_page_of_a_backend_that_talks_is_not_asked_for_twice() -> None:
     """For as long as it talks: to another client, whom it answers every few milliseconds."""
-    async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+    async with proxied(["a", "b"], timeouts=SOME_TIME) as (proxy, (a, b)):
         slow, fast = await proxy.client(), await proxy.client()
         waiting, name = await asked(slow, a, b)
         chatty, other = (a, b) if name == "a" else (b, a)
         peer: Peer | None = None
-        enough = proxy.forwarder.deadlines.now + 1.0
+        enough = proxy.forwarder.deadlines.now + 2.0
         while proxy.forwarder.deadlines.now < enough:
             proxy.route(chatty)
             await fast.get("/other")
@@ -94,7 +100,7 @@ async def test_one_that_talked_since_and_fell_silent_is_left() -> None:
     """A `docker pause` between two answers: nobody else comes to notice it, for it is out of
     rotation at once.
     """
-    async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+    async with proxied(["a", "b"], timeouts=SOME_TIME) as (proxy, (a, b)):
         early, answered = await proxy.client(), await proxy.client()
         proxy.route(a)
         await early.get("/early")
@@ -111,8 +117,48 @@ async def test_one_that_talked_since_and_fell_silent_is_left() -> None:
         assert proxy.pool(a).retries == {"silent": 1}
 
 
-async def test_all_that_wait_for_it_leave_it() -> None:
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 O"])
+async def test_one_that_has_begun_to_answer_is_waited_for(begun: bytes) -> None:
     async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+        client = await proxy.client()
+        slow, name = await asked(client, a, b)
+        slow.send(begun)
+        judged = proxy.forwarder.deadlines.now + 1.0
+        await eventually(lambda: proxy.forwarder.deadlines.now > judged)
+        slow.send(OK if begun.endswith(b"\n") else OK.removeprefix(begun))
+        if begun.endswith(b"\n"):
+            assert (await client.reply()).status == 103
+        assert (await client.reply()).body == b"ok"
+        assert not proxy.forwarder.pools[f"id-{name}"].retries
+        assert proxy.suspects == []
+
+
+async def test_what_another_address_says_is_no_word_of_the_one_that_was_asked() -> None:
+    async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
+        early = await proxy.client()
+        proxy.route(a)
+        await early.get("/early")
+        await a.request()
+        # Its backend has moved, and goes on talking there.
+        moved = replace(a.backend, port=b.backend.port)
+        pool = proxy.pool(a)
+        proxy.forwarder.apply(Snapshot(99, 99, (moved, b.backend)))
+
+        async def talks() -> None:
+            while True:
+                pool.heard += 1
+                await asyncio.sleep(0.01)
+
+        talking = asyncio.ensure_future(talks())
+        peer, head = await b.request()
+        talking.cancel()
+        assert head.startswith(b"GET /early ")
+        peer.send(OK)
+        assert (await early.reply()).body == b"ok"
+
+
+async def test_all_that_wait_for_it_leave_it() -> None:
+    async with proxied(["a", "b"], timeouts=SOME_TIME) as (proxy, (a, b)):
         early, answered, late = [await proxy.client() for _ in range(3)]
         proxy.route(a)
         await early.get("/early")
@@ -132,6 +178,24 @@ async def test_all_that_wait_for_it_leave_it() -> None:
         assert targets == {b"/early", b"/late"}
         assert (await early.reply()).body == (await late.reply()).body == b"ok"
         assert proxy.pool(a).retries == {"silent": 2}
+
+
+async def test_who_finds_no_room_for_a_second_try_looks_again() -> None:
+    """The budget is for one at a time; each is answered when its turn comes."""
+    budget = Retries(retry_budget_min=1, retry_budget_percent=0)
+    async with proxied(["a", "b"], timeouts=SOME_TIME, retries=budget) as (proxy, (a, b)):
+        clients = [await proxy.client() for _ in range(3)]
+        proxy.route(a)
+        for client in clients:
+            await client.get("/")
+            await a.request()
+        proxy.route(a, b)
+        for _ in clients:
+            peer, _ = await b.request()
+            peer.send(OK)
+        for client in clients:
+            assert (await client.reply()).body == b"ok"
+        assert proxy.pool(a).retries == {"silent": 3}
 
 
 async def test_what_may_not_be_repeated_waits_on_a_silent_backend() -> None:

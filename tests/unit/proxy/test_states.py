@@ -272,7 +272,8 @@ class World:
         visitor.had_choice = visitor.had_choice and bool(others)
         if client._phase is not Phase.EXCHANGE or request is None or pool is None:
             return
-        if request.repeatable and not client._status and not client._attempts:
+        untouched = client._upstream is not None and client._upstream.untouched
+        if request.repeatable and untouched and not client._attempts:
             _, last_word = self._words.get(pool, (0, 0.0))
             silent_s = forwarder.deadlines.now - max(visitor.since, last_word)
             longest_s = TIMEOUTS.try_timeout_s + SWEEP_INTERVAL_S
