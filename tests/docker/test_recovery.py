@@ -239,8 +239,11 @@ def test_a_killed_guard_costs_nothing(stage: Stage) -> None:
 @pytest.mark.parametrize("how", ["kill", "kill --signal TERM", "restart"])
 def test_after_the_end_of_the_pod_the_guard_brings_the_lbs_back(stage: Stage, how: str) -> None:
     before = stage.cli.status()
+    pod = stage.project.names.pod
+    first_life = inspect(pod)["State"]["StartedAt"]
     began = time.monotonic()
-    docker(*how.split(), stage.project.names.pod)
+    docker(*how.split(), pod)
+    until(lambda: inspect(pod)["State"]["StartedAt"] != first_life, within=20)
     until(lambda: get(stage.cli.url + "/ips.txt"), within=20)
     stage.report(f"docker {how} of the pod: the address answers", began)
     until(stage.both_lbs, within=20)
