@@ -61,7 +61,7 @@ _LATE_S = 0.25
 """A new connection that took longer is not used: the proxy closes one on which nothing came for
 0.75 s, and this process, with 128 shots at a time, may have to wait for as long until its turn.
 """
-_LATE = 20  # in a row; more is no chance
+_CONNECTS = 20  # so many late ones in a row are no chance
 _WITHIN_S = 6.0
 """A connection has ended by then: the timeouts above, and the 2 s for which the proxy listens to
 a client it has refused.
@@ -139,14 +139,14 @@ class RequestStorm:
 
     async def _connected(self) -> Connection:
         """A new connection, in time to send on it. Raises OSError."""
-        for _ in range(_LATE):
+        for _ in range(_CONNECTS):
             began_s = time.monotonic()
             connection = await Connection.open(self._stack.port)
             if time.monotonic() - began_s < _LATE_S:
                 return connection
             connection.close()
             self._late += 1
-        raise TimeoutError(f"no connection within {_LATE_S:g} s, {_LATE} times in a row")
+        raise TimeoutError(f"no connection within {_LATE_S:g} s, {_CONNECTS} times in a row")
 
     def _judge(self) -> None:
         """What is left of it in the processes and in the log."""

@@ -560,7 +560,7 @@ class Downstream(asyncio.Protocol):
         another = tries.after_silence(pool)
         if another is None:
             return self._wait(self._answer_by if tries.spent else self._deadlines.silence)
-        self._forwarder.suspect(pool, Failure.TIMEOUT, self._upstream)
+        self._forwarder.suspect(pool, Failure.TIMEOUT, upstream)
         pool.retries["silent"] += 1
         self._abort_upstream()
         self._settle()

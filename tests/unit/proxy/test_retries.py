@@ -31,6 +31,17 @@ async def asked(client: Client, a: ScriptedBackend, b: ScriptedBackend) -> tuple
     return peer, turns[first].backend.name
 
 
+async def overtaken(early: Client, answered: Client, backend: ScriptedBackend) -> Peer:
+    """Two send a GET, and only the second one is answered. Returns its connection."""
+    await early.get("/early")
+    await backend.request()
+    await answered.get("/answered")
+    peer, _ = await backend.request()
+    peer.send(OK)
+    await answered.reply()
+    return peer
+
+
 async def test_a_silent_backend_is_left_and_the_answer_comes_from_another() -> None:
     async with proxied(["a", "b"], timeouts=SOON) as (proxy, (a, b)):
         client = await proxy.client()
@@ -103,12 +114,7 @@ async def test_one_that_talked_since_and_fell_silent_is_left() -> None:
     async with proxied(["a", "b"], timeouts=SOME_TIME) as (proxy, (a, b)):
         early, answered = await proxy.client(), await proxy.client()
         proxy.route(a)
-        await early.get("/early")
-        await a.request()
-        await answered.get("/answered")
-        peer, _ = await a.request()
-        peer.send(OK)
-        await answered.reply()
+        await overtaken(early, answered, a)
         proxy.route(b)
         peer, head = await b.request()
         assert head.startswith(b"GET /early ")
@@ -161,12 +167,7 @@ async def test_all_that_wait_for_it_leave_it() -> None:
     async with proxied(["a", "b"], timeouts=SOME_TIME) as (proxy, (a, b)):
         early, answered, late = [await proxy.client() for _ in range(3)]
         proxy.route(a)
-        await early.get("/early")
-        await a.request()
-        await answered.get("/answered")
-        peer, _ = await a.request()
-        peer.send(OK)
-        await answered.reply()
+        peer = await overtaken(early, answered, a)
         await late.get("/late")
         await peer.head()
         proxy.route(a, b)
