@@ -71,7 +71,9 @@ async def up(
         except ImageError as error:
             if not _may_fall_back(facts, settings, build=build):
                 raise
-            why_not_docker = str(error).partition("\n")[0]
+            why_not_docker, *log_of_build = str(error).splitlines()
+            for line in log_of_build:
+                screen.tell(line)
             choice = choose(facts, partial(resolve.or_local, why_not_docker=why_not_docker))
             found = await start(stacks, choice)
         stack = stacks[choice.runtime]

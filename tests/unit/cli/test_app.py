@@ -113,6 +113,19 @@ def test_up_falls_back_to_processes_where_images_cannot_be_had(machine: Machine)
     assert machine.stacks["local"].there
 
 
+def test_up_shows_what_a_failed_build_said_before_it_falls_back(machine: Machine) -> None:
+    machine.stacks["docker"].error = ImageError("building x failed: code 1\n    cc: no\n    gone")
+    typed = machine.type("up")
+    assert typed.status == 0
+    there = typed.err.splitlines()
+    at = there.index("    cc: no")
+    assert there[at : at + 3] == [
+        "    cc: no",
+        "    gone",
+        "runtime: local (building x failed: code 1)",
+    ]
+
+
 @pytest.mark.parametrize(
     "given", [("--runtime", "docker"), ("--build",), ("--lb-image", "x"), ("--backend-image", "x")]
 )
