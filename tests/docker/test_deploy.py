@@ -46,12 +46,16 @@ class Told:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.lines: list[str] = []
+        self.parts: list[tuple[float, float, str]] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
     def log(self, line: str) -> None:
         self.lines.append(line)
+
+    def part(self, done: float, total: float, text: str) -> None:
+        self.parts.append((done, total, text))
 
 
 @pytest.fixture
@@ -580,6 +584,7 @@ async def test_own_images_are_built_where_absent_and_again_when_asked(
     first = await ensure(build=False)
     assert f"hello {unheard}" in told.lines
     assert told.notes == [f"building {own_image}"]
+    assert told.parts == [(0, 2, "step 1 of 2"), (1, 2, "step 2 of 2")]
     assert inspect(f"{own_image.partition(':')[0]}:latest")["Id"] == first
 
     build_from(f"FROM {BASE}\nRUN echo another {unheard}\n")

@@ -85,18 +85,20 @@ class Steps:
         self._title = title
         self._spinner = spinner
         self._unicode = screen.err.encoding.startswith("utf")
+        self._head = Text(f"{title}  ")  # what stands before a line of a log
         self._shown = ""
         self._shown_s = float("-inf")
 
     def note(self, text: str) -> None:
         """One step, in words: stays on the screen."""
+        self._head = Text(f"{self._title}  ")
         self._screen.tell(text, "dim")
 
     def log(self, line: str) -> None:
-        """One line of a build or a pull: the latest is seen beside the spinner."""
+        """One line of a build or a pull: the latest is seen beside the spinner, and the bar."""
         if self._spinner is not None:
-            width = max(20, self._screen.err.width - len(self._title) - 6)
-            self._spinner.update(Text(f"{self._title}  {printable(line, width)}"))
+            width = max(20, self._screen.err.width - len(self._head) - 4)
+            self._spinner.update(Text.assemble(self._head, printable(line, width)))
 
     def part(self, done: float, total: float, text: str) -> None:
         """So much of the whole is done: a bar on a terminal, the text alone elsewhere."""
@@ -108,6 +110,7 @@ class Steps:
         bar = Text(f"{self._title}  ")
         bar.append(full * filled, style="green").append(rest * (_BAR_WIDTH - filled), style="dim")
         self._spinner.update(bar.append(f"  {printable(text)}"))
+        self._head = Text.assemble(bar, "  ")
 
     def state(self, text: str) -> None:
         """How far it is: changes in place, or comes as a line now and then."""

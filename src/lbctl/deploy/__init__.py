@@ -96,6 +96,9 @@ class Progress(Protocol):
     def log(self, line: str) -> None:
         """One line of a build or a pull: of interest while it runs, or when it fails."""
 
+    def part(self, done: float, total: float, text: str) -> None:
+        """So much of the whole is done."""
+
 
 class Unwatched:
     """A Progress of which nobody wants to know."""
@@ -105,6 +108,9 @@ class Unwatched:
 
     def log(self, line: str) -> None:
         """Neither is this."""
+
+    def part(self, done: float, total: float, text: str) -> None:
+        """Nor this."""
 
 
 class Stack(Protocol):

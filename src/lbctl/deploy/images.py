@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import re
 from typing import TYPE_CHECKING, Final
 
 from lbctl import assets
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BASE_IMAGE: Final = "alpine:3.10"
 _OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its build context
 _SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
+_STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")  # as the engine's builder announces each
 _TAIL_LINES: Final = 30  # of a failed build's log in its error: make ends long after the cause
 
 
@@ -74,6 +76,9 @@ async def _build(engine: Engine, ref: str, progress: Progress) -> None:
         for line in str(message.get("stream", "")).splitlines():
             if line.strip():
                 plain = printable(line.rstrip(), 400)
+                if step := _STEP.match(plain):
+                    at, total = int(step[1]), int(step[2])
+                    progress.part(at - 1, total, f"step {at} of {total}")
                 tail.append(plain)
                 progress.log(plain)
     if cause:

@@ -56,6 +56,22 @@ def test_how_much_is_done_is_a_bar_on_a_terminal_and_a_text_elsewhere() -> None:
     assert err.getvalue() == ""
 
 
+def test_a_build_shows_its_bar_and_its_latest_line_on_one_row() -> None:
+    drawn = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    terminal = Console(file=drawn, force_terminal=True, width=80, color_system=None, markup=False)
+    with Screen(console(io.StringIO()), terminal).steps("starting") as steps:
+        assert steps._spinner is not None
+        steps.part(1, 4, "step 2 of 4")
+        steps.log("gcc -c " + "x" * 100)
+        bar, line = "starting  " + "━" * 6 + "╌" * 18 + "  step 2 of 4  ", "gcc -c "
+        row = str(steps._spinner.renderable.text)
+        assert row.startswith(bar + line)
+        assert len(row) <= 80 - len("| ")
+        steps.note("starting lbctl-pod")
+        steps.log("next")
+        assert str(steps._spinner.renderable.text) == "starting  next"
+
+
 def test_steps_on_a_terminal_keep_the_notes() -> None:
     err = io.StringIO()
     terminal = Console(file=err, force_terminal=True, width=60, markup=False)

@@ -29,6 +29,9 @@ class Told:
     def log(self, line: str) -> None:
         raise NotImplementedError(line)
 
+    def part(self, done: float, total: float, text: str) -> None:
+        raise NotImplementedError(done, total, text)
+
 
 async def test_one_after_the_other_and_who_waits_is_told_so(tmp_path: Path) -> None:
     order: list[str] = []
