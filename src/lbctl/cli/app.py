@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lbctl import __version__, paths
-from lbctl.cli.options import NumberCommand, OrderedGroup, every_leaf, json_flag, leaves
+from lbctl.cli.options import OF_UP, NumberCommand, OrderedGroup, every_leaf, json_flag, leaves
 from lbctl.cli.session import INTERRUPTED_STATUS, Session
 from lbctl.config import LEAVES, MAX_REPLICAS, overlay_file
 from lbctl.errors import LbctlError, UsageError
@@ -181,7 +181,7 @@ def scale_command(session: Session, *, replicas: str, as_json: bool, runtime: st
 
 
 @lbctl.command("reload", epilog=f"{_EVERY_FLAG} Those of ports, files and images are refused.")
-@every_leaf("runtime", "workers", "access_log", "balance")
+@every_leaf("runtime", "workers", "access_log", "balance", refused=OF_UP)
 @json_flag("the settings as they are now, as one document")
 @_common
 def reload_command(session: Session, *, as_json: bool, **flags: str | None) -> None:

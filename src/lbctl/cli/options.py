@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from lbctl.config import LEAVES
+from lbctl.config import LEAVES, changeable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from lbctl.config import Leaf
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
+# Ports, files and images: what a running lb cannot be given, and `reload` refuses.
+OF_UP: Final = LEAVES.keys() - changeable(LEAVES).keys() - {"runtime", "project"}
 
-def leaves(*names: str, hidden: bool = False) -> Callable[[F], F]:
+
+class RefusedOption(click.Option):
+    """One that is known in order to be refused with a better word than "no such option"."""
+
+
+def leaves(
+    *names: str, hidden: bool = False, cls: type[click.Option] = click.Option
+) -> Callable[[F], F]:
     """One option a leaf, which stays None where it is not given.
 
     Values pass through as text: `config.load` merges them with file and environment, and
@@ -31,6 +40,7 @@ def leaves(*names: str, hidden: bool = False) -> Callable[[F], F]:
             function = click.option(
                 flag(name),
                 name,
+                cls=cls,
                 metavar=_metavar(leaf),
                 help=f"{leaf.help}{default}",
                 hidden=hidden,
@@ -49,14 +59,15 @@ def _completing(
     return lambda _context, _option, begun: [one for one in leaf.choices if one.startswith(begun)]
 
 
-def every_leaf(*shown: str) -> Callable[[F], F]:
+def every_leaf(*shown: str, refused: Collection[str] = ()) -> Callable[[F], F]:
     """One option a leaf but the project's, which every command has. Help lists those `shown`
-    and stays readable; docs/configuration.md has them all.
+    and stays readable; docs/configuration.md has them all. Those `refused` are not completed.
     """
-    others = [name for name in LEAVES if name not in (*shown, "project")]
+    others = [name for name in LEAVES if name not in (*shown, *refused, "project")]
 
     def decorate(function: F) -> F:
-        return leaves(*shown)(leaves(*others, hidden=True)(function))
+        known = leaves(*refused, hidden=True, cls=RefusedOption)(function)
+        return leaves(*shown)(leaves(*others, hidden=True)(known))
 
     return decorate
 
@@ -87,7 +98,8 @@ class SettingsCommand(click.Command):
         unlisted = (
             CompletionItem(name, help=param.help)
             for param in self.get_params(ctx)
-            if isinstance(param, click.Option) and param.hidden and not _typed(ctx, param)
+            if isinstance(param, click.Option) and param.hidden
+            if not (isinstance(param, RefusedOption) or _typed(ctx, param))
             for name in param.opts
         )
         return [*found, *(item for item in unlisted if item.value.startswith(incomplete))]

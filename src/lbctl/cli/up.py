@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
 from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, redirects
-from lbctl.cli.options import flag
+from lbctl.cli.options import OF_UP, flag
 from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
@@ -197,8 +197,7 @@ async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
 
 
 def _refuse_flags_of_up(flags: Mapping[str, Any]) -> None:
-    others = flags.keys() - changeable(flags).keys() - {"runtime", "project"}
-    if others:
+    if others := flags.keys() & OF_UP:
         named = ", ".join(map(flag, sorted(others)))
         raise UsageError(f"lbctl reload does not change {named}: lbctl up does")
 

@@ -86,6 +86,20 @@ def offered(machine: Machine, *words: str) -> list[str]:
     return [item.value for item in found]
 
 
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["up", "--tls-p"], ["--tls-port"]),
+        (["reload", "--tls-p"], []),  # known, and refused
+        (["reload", "--hash-k"], ["--hash-key"]),
+    ],
+)
+def test_flags_that_help_does_not_list(
+    machine: Machine, words: list[str], flags: list[str]
+) -> None:
+    assert offered(machine, *words) == flags
+
+
 @pytest.fixture
 def running(machine: Machine) -> Machine:
     machine.type("up")
