@@ -580,7 +580,7 @@ async def test_own_images_are_built_where_absent_and_again_when_asked(
         return await images.ensure_images(engine, own_image, own_image, build, told)
 
     unheard = secrets.token_hex(5)  # or the engine has it from another time
-    build_from(f"FROM {BASE}\nRUN echo hello {unheard}\n")
+    build_from(f"FROM {BASE}\nRUN echo hello {unheard} >&2\n")
     first = await ensure(build=False)
     assert f"hello {unheard}" in told.lines
     assert told.notes == [f"building {own_image}"]

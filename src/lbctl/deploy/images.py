@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BASE_IMAGE: Final = "alpine:3.10"
 _OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its build context
 _SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # the engine's builder has errors in red
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")  # as the engine's builder announces each
 _TAIL_LINES: Final = 30  # of a failed build's log in its error: make ends long after the cause
 
@@ -73,7 +74,7 @@ async def _build(engine: Engine, ref: str, progress: Progress) -> None:
     async for message in messages:
         cause = str(message.get("error", "")).strip() or cause
         # What apk, make or pip print within a step ends where they like, mostly at a newline.
-        for line in str(message.get("stream", "")).splitlines():
+        for line in _COLOUR.sub("", str(message.get("stream", ""))).splitlines():
             if line.strip():
                 plain = printable(line.rstrip(), 400)
                 if step := _STEP.match(plain):
