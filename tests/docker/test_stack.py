@@ -284,16 +284,26 @@ def test_the_pod_does_not_hold_up_a_machine_that_is_shut_down(stage: Stage) -> N
     assert inspect(name)["State"]["ExitCode"] == 128 + signal.SIGTERM
 
 
+def refuse_strange(stage: Stage, command: str, piece: str) -> None:
+    name = stage.full(piece)
+    theirs = docker("run", "-d", "--name", name, BASE, "sleep", "600")
+    try:
+        refused = stage.cli(command)
+        assert refused.status == 2, refused
+        assert f"there is a Docker container {name} that is not lbctl's" in refused.err
+        assert inspect(name)["Id"] == theirs
+    finally:
+        docker("rm", "-f", theirs)
+
+
+def test_an_upgrade_meets_somebody_elses_container_of_our_name(stage: Stage) -> None:
+    docker("rm", "-f", stage.full("guard"))
+    refuse_strange(stage, "upgrade", "guard")
+    stage.cli.ok("up")
+
+
 @pytest.mark.parametrize("piece", ["pod", "guard", "lb-a"])
 def test_somebody_elses_container_of_our_name_is_left_alone(piece: str) -> None:
     ensure_images()
     with staged(new_cli()) as stage:
-        name = stage.full(piece)
-        theirs = docker("run", "-d", "--name", name, BASE, "sleep", "600")
-        try:
-            refused = stage.cli("up")
-            assert refused.status == 2, refused
-            assert f"there is a Docker container {name} that is not lbctl's" in refused.err
-            assert inspect(name)["Id"] == theirs
-        finally:
-            docker("rm", "-f", theirs)
+        refuse_strange(stage, "up", piece)

@@ -153,6 +153,7 @@ class DockerStack:
             lbs=options.lbs or len(present.lbs),
             backend_image=options.backend_image or present.backend_image,
         )
+        await self._refuse_strange_objects(options.lbs)
         addresses = addresses_of(options.config)
         addresses.pop("--tls-port", None)
         if present.tls_files.mounts:  # it stays as it is, and so may nobody have said it again
