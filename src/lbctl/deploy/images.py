@@ -78,6 +78,7 @@ async def _build(engine: Engine, ref: str, progress: Progress) -> None:
             if line.strip():
                 plain = printable(line.rstrip(), 400)
                 if step := _STEP.match(plain):
+                    tail.clear()
                     at, total = int(step[1]), int(step[2])
                     progress.part(at - 1, total, f"step {at} of {total}")
                 tail.append(plain)
