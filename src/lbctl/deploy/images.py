@@ -26,7 +26,7 @@ BASE_IMAGE: Final = "alpine:3.10"
 _OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its build context
 _SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # the engine's builder has errors in red
-_STEP: Final = re.compile(r"Step (\d+)/(\d+) : ")  # as the engine's builder announces each
+_STEP: Final = re.compile(r"Step (\d{1,4})/(\d{1,4}) : ")  # as the engine's builder announces each
 _TAIL_LINES: Final = 30  # of a failed build's log in its error: make ends long after the cause
 
 
