@@ -257,8 +257,9 @@ def test_two_commands_at_the_same_time_come_one_after_the_other() -> None:
         assert [one.status for one in ended] == [0, 0], ended
         stage.settle(THREE)
         until(stage.both_lbs)
-        _, down = pool.map(stage.cli, ["up", "down"])  # what `up` waits for may be gone
+        up, down = pool.map(stage.cli, ["up", "down"])  # what `up` waits for may be gone
         assert down.status == 0, down
+        assert up.status == 0 or "was ended while it started" in up.err, up
         stage.cli.ok("down")
         assert not any(stage.project.objects().values())
 

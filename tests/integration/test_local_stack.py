@@ -441,7 +441,9 @@ def test_commands_at_the_same_time_leave_one_stack(cli: Cli) -> None:
     assert_lists(cli, 3)
     with ThreadPoolExecutor(2) as pool:
         ended, started = pool.map(cli, ("down", "up"))
-    assert (ended.status, started.status) == (0, 0), (ended, started)
+    assert ended.status == 0, ended
+    # Whoever was last has his way.
+    assert started.status == 0 or "was ended while it started" in started.err, started
     cli.ok("down")
     until(lambda: not processes_of(cli))
     assert not (cli.state / cli.project).exists()

@@ -15,11 +15,18 @@ from lbctl.cli.options import OF_UP, flag
 from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
-from lbctl.errors import ImageError, LbctlError, MachineError, OperationError, UsageError
+from lbctl.errors import (
+    EngineUnavailableError,
+    ImageError,
+    LbctlError,
+    MachineError,
+    OperationError,
+    UsageError,
+)
 from lbctl.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from lbctl.cli.client import Status
     from lbctl.cli.screen import Screen, Steps
@@ -31,6 +38,7 @@ NEW_STACK_REPLICAS = 3
 _WELL_WITHIN_S = 30.0
 _TOKEN_RETRY_S = 0.05
 _LOOK_INTERVAL_S = 0.2
+_END_INTERVAL_S = 1.0  # between two looks whether the stack is still there
 _SCALE_MARGIN_S = 10.0  # the lb gives up first, and says why
 
 
@@ -78,12 +86,43 @@ async def up(
             found = await start(stacks, choice)
         stack = stacks[choice.runtime]
         try:
-            return await _fill(screen, stack, found, settings, as_json=as_json)
+            return await _unless_ended(
+                stack, found, _fill(screen, stack, found, settings, as_json=as_json)
+            )
         except NoAnswerError as error:
-            # Most likely somebody ends it just now; else it is whole, and this changes nothing.
+            # Another `up` may have moved it; else it is whole, and this changes nothing.
             screen.tell(f"{error}; once more")
         found = await start(stacks, choice)
-        return await _fill(screen, stack, found, settings, as_json=as_json)
+        return await _unless_ended(
+            stack, found, _fill(screen, stack, found, settings, as_json=as_json)
+        )
+
+
+async def _unless_ended(stack: Stack, found: FoundStack, work: Coroutine[Any, Any, int]) -> int:
+    """What `work` returns or raises; OperationError where somebody ends the stack meanwhile:
+    whoever comes last has his way.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        while not working.done():
+            await asyncio.wait((working,), timeout=_END_INTERVAL_S)
+            failed = working.done() and isinstance(working.exception(), OperationError)
+            if (failed or not working.done()) and await _is_ended(stack, ending=failed):
+                raise OperationError(
+                    f"project {found.project!r} was ended while it started; "
+                    "lbctl up starts it again"
+                )
+        return working.result()
+    finally:
+        working.cancel()
+        await asyncio.wait((working,))
+
+
+async def _is_ended(stack: Stack, *, ending: bool) -> bool:
+    """Whether nothing of it is left; with `ending` who may be at work on it is waited for."""
+    with contextlib.suppress(EngineUnavailableError):
+        return await (stack.settled(Unwatched()) if ending else stack.find()) is None
+    return False
 
 
 def _with_redirect_port(settings: Config) -> Config:

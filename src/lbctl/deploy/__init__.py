@@ -121,6 +121,9 @@ class Stack(Protocol):
     async def find(self) -> FoundStack | None:
         """What is there of this project; None where nothing is."""
 
+    async def settled(self, progress: Progress) -> FoundStack | None:
+        """The same, as soon as no other command of this user is at work on it."""
+
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
         """Start the lb, or bring it to these options; backends are asked of it afterwards.
 

@@ -104,6 +104,10 @@ class DockerStack:
         present = await self._pieces.present()
         return self._found(present) if present.anything else None
 
+    async def settled(self, progress: Progress) -> FoundStack | None:
+        async with self._turn(progress):
+            return await self.find()
+
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
         async with self._turn(progress):
             return await self._up(options, progress)

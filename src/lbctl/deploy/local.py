@@ -65,6 +65,10 @@ class LocalStack:
             return None
         return self._found(settings or {}, pid)
 
+    async def settled(self, progress: Progress) -> FoundStack | None:
+        async with self._turn(progress):
+            return await self.find()
+
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
         config = _localised(options.config)
         if options.lbs > 1:

@@ -170,6 +170,8 @@ class FakeStack:
         self.lb = lb
         self.there = False
         self.running = True
+        self.ending = False  # another command is at work, and that is `down`
+        self.ends_after_s: float | None = None  # `up` has started it
         self.error: LbctlError | None = None
         self.options: list[StackOptions] = []
         self.lines = [LogLine("lb", "started"), LogLine("lb", "\x1b[31mred\x1b[0m\x07")]
@@ -179,6 +181,11 @@ class FakeStack:
     async def find(self) -> FoundStack | None:
         return self._found() if self.there else None
 
+    async def settled(self, progress: Progress) -> FoundStack | None:  # noqa: ARG002
+        if self.ending:
+            self.there = False
+        return await self.find()
+
     async def up(self, options: StackOptions, progress: Progress) -> FoundStack:
         if self.error is not None:
             raise self.error
@@ -186,6 +193,9 @@ class FakeStack:
         progress.log("a line of a build")
         self.options.append(options)
         self.there = self.running = True
+        if self.ends_after_s is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.ends_after_s, setattr, self, "there", False)
         return self._found()
 
     async def upgrade(self, options: StackOptions, progress: Progress) -> FoundStack:

@@ -15,6 +15,8 @@ import pytest
 
 import lbctl
 from lbctl import paths
+from lbctl.cli import up
+from lbctl.cli.client import AdminClient, NoAnswerError
 from lbctl.deploy import LogLine
 from lbctl.errors import (
     DeadlineError,
@@ -31,7 +33,7 @@ from tests.unit.admin.fakes import backend_status
 from tests.unit.cli.machine import NO_ENGINE, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from lbctl.config import Config
 
@@ -124,6 +126,59 @@ def test_up_shows_what_a_failed_build_said_before_it_falls_back(machine: Machine
         "    gone",
         "runtime: local (building x failed: code 1)",
     ]
+
+
+async def never(*_arguments: object) -> None:
+    await asyncio.Event().wait()
+
+
+def unanswered(times: int) -> Callable[..., Awaitable[None]]:
+    """An admin port that answers only after so many questions."""
+    left = iter(range(times))
+
+    async def healthy(*_arguments: object) -> None:
+        if next(left, None) is not None:
+            raise NoAnswerError("the admin port broke off")
+
+    return healthy
+
+
+ENDED = "lbctl: project 'shop' was ended while it started; lbctl up starts it again"
+
+
+def test_up_does_not_wait_for_a_stack_that_somebody_ended(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "_END_INTERVAL_S", 0.01)
+    monkeypatch.setattr(AdminClient, "healthy", never)
+    machine.stacks["docker"].ends_after_s = 0.05
+    typed = machine.type("up")
+    assert (typed.status, typed.out) == (1, "")
+    assert typed.err.splitlines()[-1] == ENDED
+
+
+def test_up_does_not_bring_back_what_another_command_is_ending(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdminClient, "healthy", unanswered(1))
+    machine.stacks["docker"].ending = True
+    typed = machine.type("up")
+    assert (typed.status, typed.err.splitlines()[-1]) == (1, ENDED)
+    assert len(machine.stacks["docker"].options) == 1
+
+
+def test_up_looks_once_more_where_nobody_answers_and_it_is_still_there(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdminClient, "healthy", unanswered(1))
+    typed = machine.type("up")
+    assert typed.status == 0
+    assert "the admin port broke off; once more" in typed.err.splitlines()
+    assert len(machine.stacks["docker"].options) == 2
+
+    monkeypatch.setattr(AdminClient, "healthy", unanswered(2))
+    typed = machine.type("up")
+    assert (typed.status, typed.err.splitlines()[-1]) == (1, "lbctl: the admin port broke off")
 
 
 @pytest.mark.parametrize(
