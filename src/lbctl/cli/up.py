@@ -72,6 +72,10 @@ async def up(
         install.nginx(screen)
         return decide(replace(facts, nginx_problem=session.runtimes.nginx_problem()))
 
+    async def fill(stack: Stack, found: FoundStack) -> int:
+        work = _fill(screen, stack, found, settings, as_json=as_json)
+        return await _unless_ended(stack, found, work)
+
     async with session.stacks(settings) as (facts, stacks):
         choice = choose(facts, resolve.for_up)
         try:
@@ -86,16 +90,11 @@ async def up(
             found = await start(stacks, choice)
         stack = stacks[choice.runtime]
         try:
-            return await _unless_ended(
-                stack, found, _fill(screen, stack, found, settings, as_json=as_json)
-            )
+            return await fill(stack, found)
         except NoAnswerError as error:
             # Another `up` may have moved it; else it is whole, and this changes nothing.
             screen.tell(f"{error}; once more")
-        found = await start(stacks, choice)
-        return await _unless_ended(
-            stack, found, _fill(screen, stack, found, settings, as_json=as_json)
-        )
+        return await fill(stack, await start(stacks, choice))
 
 
 async def _unless_ended(stack: Stack, found: FoundStack, work: Coroutine[Any, Any, int]) -> int:
