@@ -9,6 +9,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -18,7 +19,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -27,7 +28,7 @@ from tests.support.deadlines import scaled, until
 from tests.support.lists import assert_lists, expected_list
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 
 @pytest.fixture
@@ -137,6 +138,30 @@ def test_killing_the_controller_costs_nothing(stack: Cli) -> None:
     assert_lists(stack, 4)
 
 
+def test_connections_are_counted_as_the_kernel_has_them(stack: Cli) -> None:
+    workers = stack.processes("worker")
+    backends = {row["ip"] for row in stack.backends()}
+    sides: dict[str, Callable[[Connection], bool]] = {
+        "downstream": lambda one: one.port == stack.port,
+        "upstream": lambda one: one.peer_ip in backends,
+    }
+
+    def agree(side: str) -> int:
+        """How many there are, if both say the same."""
+        counted = stack.metric(f'lbctl_connections{{side="{side}"}}')
+        held = sum(sides[side](one) for pid in workers for one in connections_of(pid))
+        return held if held == counted else 0
+
+    with socket.create_connection(("127.0.0.1", stack.port)):
+        for count in (4, 2, 3):  # backends that leave take their connections along
+            stack.ok("scale", str(count))
+            backends |= {row["ip"] for row in stack.backends()}
+            load = Wrk(stack.url + "/", seconds=2, connections=16).finish()
+            assert load.failed == 0, load.text
+            assert until(partial(agree, "upstream")) >= count
+            assert until(partial(agree, "downstream")) == 1
+
+
 def test_a_killed_worker_costs_only_what_it_had_in_flight(stack: Cli) -> None:
     connections = 32
     wrk = Wrk(stack.url + "/", seconds=4, connections=connections)
@@ -222,8 +247,21 @@ def test_connections_spread_over_the_workers(stack: Cli) -> None:
             one.close()
 
 
+class Connection(NamedTuple):
+    """An established one, as a process has it."""
+
+    port: int
+    peer_ip: str
+    peer_port: int
+
+
 def open_connections(pid: int, port: int, clients: Collection[int] = range(1 << 16)) -> int:
     """Established connections of a process with this local port, from these ports."""
+    return sum(one.port == port and one.peer_port in clients for one in connections_of(pid))
+
+
+def connections_of(pid: int) -> list[Connection]:
+    """By proc(5)."""
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -231,13 +269,17 @@ def open_connections(pid: int, port: int, clients: Collection[int] = range(1 << 
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    mine = [row for row in rows if port_of(row[1]) == port and row[3] == "01"]
-    return sum(row[9] in inodes and port_of(row[2]) in clients for row in mine)
+    return [
+        Connection(address_of(row[1])[1], *address_of(row[2]))
+        for row in rows
+        if row[3] == "01" and row[9] in inodes
+    ]
 
 
-def port_of(address: str) -> int:
-    """Of an address as proc(5) has it."""
-    return int(address.rpartition(":")[2], 16)
+def address_of(shown: str) -> tuple[str, int]:
+    """IP address and port, as the kernel shows them: the address as an integer of this machine."""
+    ip, port = shown.split(":")
+    return socket.inet_ntoa(int(ip, 16).to_bytes(4, sys.byteorder)), int(port, 16)
 
 
 def test_a_killed_supervisor_takes_all_along_and_up_recovers(stack: Cli) -> None:

@@ -253,6 +253,7 @@ class WiredForwarder(Forwarder):
         pool, downstream = self.asked_for.pop(which)
         upstream = Upstream(self, pool)
         wire = Wire(self.manual, upstream)
+        pool.open.add(upstream)
         downstream.connected(upstream, 0.001)
         return upstream, wire
 

@@ -227,7 +227,7 @@ def _report(forwarder: Forwarder, lost: int, *, everything: bool) -> dict[str, A
     backends: dict[str, Any] = {}
     upstreams = 0
     for pool in list(forwarder.pools.values()):
-        upstreams += pool.open
+        upstreams += len(pool.open)
         if not pool.changed:
             forwarder.forget(pool.backend.id)  # where it is gone; the controller has it all
         if pool.changed or pool.in_flight or everything:

@@ -236,6 +236,8 @@ class Forwarder:
             timed_out = isinstance(error, TimeoutError)
             downstream.connect_failed(pool, "connect_timeout" if timed_out else "connect_failed")
         else:
+            # Not when it is made: of one that is cancelled right then, uvloop says no end.
+            pool.open.add(upstream)
             downstream.connected(upstream, perf_counter() - started)
 
     # Clients.

@@ -52,7 +52,7 @@ class Pool:
         self.weight = float(backend.weight)  # right now; its owner is the router
         self.idle: deque[Upstream] = deque()
         self.idle_limit = idle_limit
-        self.open = 0
+        self.open: set[Upstream] = set()  # its connections, whatever they do
         self.routed = True
         self.stay = 1  # in rotation, at one address: counted
         self.in_flight = 0

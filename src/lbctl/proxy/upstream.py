@@ -87,7 +87,6 @@ class Upstream(asyncio.Protocol):
         # One read takes all that the kernel holds, and goes to a client that may be slow.
         end = self.transport.get_extra_info("socket")
         end.setsockopt(SOL_SOCKET, SO_RCVBUF, limit)
-        self.pool.open += 1
 
     def data_received(self, data: bytes) -> None:
         downstream, pool = self.downstream, self.pool
@@ -137,7 +136,7 @@ class Upstream(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
-        self.pool.open -= 1
+        self.pool.open.discard(self)
         if self.downstream is None:
             self.pool.discard(self)
         else:

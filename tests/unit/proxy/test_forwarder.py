@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from lbctl.config import Limits, Timeouts
+from lbctl.proxy.upstream import Upstream
 from tests.support.deadlines import eventually, scaled
 from tests.support.scripted import Client, Peer, Proxy, ScriptedBackend, proxied, step
 
@@ -100,6 +101,33 @@ async def test_a_backend_with_a_new_address_keeps_its_counters_not_its_connectio
             peer.close()
             await eventually(lambda: not pool.open)
         assert (pool.codes[1], pool.in_flight, old.accepted) == (4, 0, 2)
+
+
+@pytest.mark.parametrize("moment", ["made", "after"])
+async def test_a_backend_that_leaves_just_as_a_connection_is_made(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Upstream.connection_made
+    async with proxied(["a"]) as (proxy, (a,)):
+        b = await proxy.backend("b")
+
+        def connection_made(upstream: Upstream, transport: asyncio.BaseTransport) -> None:
+            made(upstream, transport)
+            if upstream.backend == a.backend:
+                if moment == "made":
+                    proxy.route(b)
+                else:
+                    asyncio.get_running_loop().call_soon(proxy.route, b)
+
+        monkeypatch.setattr(Upstream, "connection_made", connection_made)
+        client = await proxy.client()
+        await client.get()
+        peer, _ = await b.request()
+        peer.send(OK)
+        assert (await client.reply()).status == 200
+        await eventually(lambda: a.accepted == 1)
+        assert not proxy.pool(a).open
+        assert len(proxy.pool(b).open) == 1
 
 
 async def test_an_unchanged_backend_keeps_its_connections() -> None:

@@ -122,7 +122,7 @@ def test_what_a_backend_did_not_take_of_a_body_keeps_no_connection_open() -> Non
         assert client.arrived.endswith(b"ok")
         on.loop.settle()
         assert backend.lost
-        assert on.pools["a"].open == 0
+        assert not on.pools["a"].open
 
 
 # How long is waited, and for whom.
