@@ -27,6 +27,8 @@ from lbctl.errors import EngineError, ImageError, OperationError, UsageError
 from lbctl.runtime.containers import ENGINE_SOCKET, guard_body, lb_body
 from tests.docker.conftest import BASE, docker, docker_aside, inspect
 from tests.support.deadlines import scaled
+from tests.support.registry import Registry
+from tests.support.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,24 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.docker
 
 ABSENT = "127.0.0.1:1/lbctl-absent:1"  # a registry that refuses at once
-
-
-class Told:
-    """A Progress that remembers."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.lines: list[str] = []
-        self.parts: list[tuple[float, float, str]] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-    def part(self, done: float, total: float, text: str) -> None:
-        self.parts.append((done, total, text))
 
 
 @pytest.fixture
@@ -605,6 +589,18 @@ async def test_a_build_that_fails_says_why(
     assert "non-zero code: 7" in text
     assert "the mirror is away" in text
     assert "Step 2/3" not in text  # what went well is of no interest
+
+
+async def test_a_pull_shows_how_far_it_is(engine: Engine, told: Told) -> None:
+    async with Registry(f"lbctl-{secrets.token_hex(4)}", layers=3, layer_bytes=4_000_000) as it:
+        await images.ensure_image(engine, it.ref, told, build=False)
+        assert await engine.image(it.ref) is not None
+        docker("rmi", it.ref)
+    assert told.notes == [f"pulling {it.ref}"]
+    done = [done for done, total, _ in told.parts if total == 3]
+    assert done == sorted(done)
+    assert any(0 < one % 1 != 0.5 for one in done)  # within a layer
+    assert told.parts[-1] == (3, 3, "3 of 3 layers")
 
 
 async def test_a_base_that_cannot_be_had(

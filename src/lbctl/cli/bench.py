@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lbctl.cli.client import AdminClient, backends_url
+from lbctl.cli.progress import passing
 from lbctl.core import wrk
 from lbctl.core.cputime import container_ns, spent, ticks_of
 from lbctl.core.text import printable
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _PROGRAM: Final = "wrk"
 _MARGIN_S: Final = 15.0
-_TICK_S: Final = 0.1
 _PROC: Final = Path("/proc")
 _WORKERS, _CONTAINERS = "workers", "lb containers"
 
@@ -103,12 +102,8 @@ async def _loaded(screen: Screen, command: list[str], seconds: int) -> Load:
     try:
         async with asyncio.timeout(seconds + _MARGIN_S):
             with screen.steps(f"wrk for {seconds} s") as steps:
-                reading = asyncio.create_task(process.communicate())
-                began_s = time.monotonic()
-                while not (await asyncio.wait((reading,), timeout=_TICK_S))[0]:
-                    done_s = min(float(seconds), time.monotonic() - began_s)
-                    steps.part(done_s, seconds, f"{done_s:.0f} of {seconds} s")
-                said, _ = await reading
+                async with passing(steps, seconds):
+                    said, _ = await process.communicate()
     except TimeoutError:
         raise OperationError(f"wrk did not end within {seconds + _MARGIN_S:g} s") from None
     finally:

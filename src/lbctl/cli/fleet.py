@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from lbctl.cli.client import AdminClient
+from lbctl.cli.progress import LOOK_INTERVAL_S, watched
 from lbctl.core.text import printable
 from lbctl.errors import OperationError, UsageError
 from lbctl.model import RolloutState, State
@@ -15,12 +17,11 @@ from lbctl.model import RolloutState, State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lbctl.cli.client import BackendRow, RolloutRow
-    from lbctl.cli.screen import Screen
+    from lbctl.cli.client import BackendRow, RolloutRow, Status
+    from lbctl.cli.screen import Screen, Steps
     from lbctl.cli.session import Session
     from lbctl.config import Config
 
-_LOOK_INTERVAL_S = 0.2
 _SILENCE_S = 30.0  # of the admin port, while a controller takes over
 _MARGIN_S = 10.0  # the lb gives up first, and says why
 _SUGGESTED, _ALIKE = 3, 0.6  # names at most, each that similar
@@ -44,8 +45,9 @@ async def by_hand(
         token = await stack.admin_token()
         backend = pick(name, (await client.status())["backends"])
         patience_s = settings.control.drain_timeout_s + _MARGIN_S
-        with session.screen.steps(f"{change} {backend['name']}"):
-            row = await client.by_hand(change, backend["id"], token, patience_s)
+        with session.screen.steps(f"{change} {backend['name']}") as steps:
+            async with watched(client, partial(_show, backend["id"], backend["in_flight"], steps)):
+                row = await client.by_hand(change, backend["id"], token, patience_s)
     if as_json:
         session.screen.document({"backend": row})
     if change == "undrain" and row["state"] != State.UP.value:
@@ -59,6 +61,15 @@ async def by_hand(
         return 0
     session.screen.say(f"{row['name']} is in rotation")
     return 0
+
+
+def _show(backend_id: str, at_first: int, steps: Steps, status: Status) -> None:
+    """What a backend that leaves still has to answer, of what it had."""
+    for row in status["backends"]:
+        left = row["in_flight"]
+        if row["id"] == backend_id and row["state"] == State.DRAINING.value and left:
+            most = max(at_first, left)
+            steps.part(most - left, most, f"requests in flight: {left}")
 
 
 def pick(name: str, backends: Sequence[BackendRow]) -> BackendRow:
@@ -135,7 +146,7 @@ async def _end_of(rollout: RolloutRow, client: AdminClient, screen: Screen) -> R
             note = "going back: " if going_back else ""
             done, total = rollout["replaced"], rollout["total"]
             steps.part(done, total, f"{note}{done} of {total}")
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+            await asyncio.sleep(LOOK_INTERVAL_S)
             try:
                 found = (await client.status())["rollout"]
             except OperationError:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +19,14 @@ from lbctl.errors import OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TextIO
 
-    from lbctl.cli.screen import Screen
+    from lbctl.cli.screen import Screen, Steps
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _NO_SERVICES: Final = "#!/bin/sh\nexit 101\n"
 _PACKAGE: Final = "nginx-light"
+_TOLD: Final = re.compile(r"(?:dl|pm)status:.*?:(?P<percent>\d+(?:\.\d+)?):(?P<text>.*)")
 
 
 def may_install() -> bool:
@@ -36,10 +40,10 @@ def nginx(screen: Screen) -> None:
     Raises OperationError where that failed.
     """
     screen.tell(f"no nginx that can be a backend on this machine: installing {_PACKAGE}")
-    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", _PACKAGE]
-    with _no_services_started():
+    command = ["install", "--yes", "--quiet", "--no-install-recommends", _PACKAGE]
+    with _no_services_started(), screen.steps("apt-get") as steps:
         # The first try needs no network where the package lists are fresh.
-        if not _runs(command) and not (_runs(["apt-get", "update"]) and _runs(command)):
+        if not _apt(command, steps) and not (_apt(["update"], steps) and _apt(command, steps)):
             raise OperationError(
                 f"apt-get could not install {_PACKAGE}; try it by hand:\n"
                 f"apt-get update && apt-get install {_PACKAGE}"
@@ -48,11 +52,35 @@ def nginx(screen: Screen) -> None:
         _runs(["systemctl", "disable", "--quiet", "nginx.service"])
 
 
-def _runs(command: list[str]) -> bool:
+def _apt(arguments: list[str], steps: Steps) -> bool:
+    """Whether apt-get did it. How far it is, it tells itself (apt's progress-reporting.md)."""
+    told, tells = os.pipe()
+    # Not waited for: whatever apt-get leaves running may hold its end.
+    lines = os.fdopen(told, encoding="utf-8", errors="replace")
+    threading.Thread(target=_show, args=(lines, steps), daemon=True).start()
+    try:
+        return _runs(["apt-get", "-o", f"APT::Status-Fd={tells}", *arguments], tells)
+    finally:
+        os.close(tells)
+
+
+def _show(lines: TextIO, steps: Steps) -> None:
+    with lines:
+        for line in lines:
+            if found := _TOLD.match(line):
+                steps.part(float(found["percent"]), 100, found["text"])
+
+
+def _runs(command: list[str], *descriptors: int) -> bool:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     # Its output would drown the one line that says what goes on; errors are seen.
     done = subprocess.run(  # noqa: S603 - fixed commands
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
+        command,
+        env=environment,
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=False,
     )
     return done.returncode == 0
 

@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from lbctl.cli.client import AdminClient, NoAnswerError
+from lbctl.cli.progress import passing
+from lbctl.control.rotation import OVERLAP_S
 from lbctl.core.text import printable
 from lbctl.errors import DeadlineError, OperationError
 
@@ -28,9 +30,10 @@ async def rotate(session: Session, settings: Config, *, as_json: bool) -> int:
     ):
         token = await stack.admin_token()
         before = (await client.status())["tokens"]["changed_at"]
-        with screen.steps("rotating the tokens"):
+        with screen.steps("rotating the tokens") as steps:
             try:
-                rotation = await client.rotate_tokens(token)
+                async with passing(steps, OVERLAP_S):
+                    rotation = await client.rotate_tokens(token)
             except NoAnswerError as error:
                 screen.tell(f"{error}; waiting for the controller that goes on with it")
                 await _finished(client, before)

@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
-from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, redirects
+from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, controllers, redirects
 from lbctl.cli.options import OF_UP, flag
+from lbctl.cli.progress import watched
 from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
 from lbctl.errors import (
     EngineUnavailableError,
     ImageError,
-    LbctlError,
     MachineError,
     OperationError,
     UsageError,
@@ -26,7 +26,7 @@ from lbctl.errors import (
 from lbctl.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from lbctl.cli.client import Status
     from lbctl.cli.screen import Screen, Steps
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 NEW_STACK_REPLICAS = 3
 _WELL_WITHIN_S = 30.0
 _TOKEN_RETRY_S = 0.05
-_LOOK_INTERVAL_S = 0.2
 _END_INTERVAL_S = 1.0  # between two looks whether the stack is still there
 _SCALE_MARGIN_S = 10.0  # the lb gives up first, and says why
 
@@ -208,7 +207,18 @@ async def _bring_settings(
     if changed:
         with screen.steps("reloading") as steps:
             steps.note(f"reloading with other settings: {', '.join(sorted(changed))}")
-            await client.reload(wanted, token)
+            await _reload(client, wanted, token, steps)
+
+
+async def _reload(client: AdminClient, settings: dict[str, Any], token: str, steps: Steps) -> None:
+    before = controllers(await client.status())
+
+    def show(status: Status) -> None:
+        renewed, lbs = len(before - controllers(status)), len(before)
+        steps.part(renewed, lbs, f"{renewed} of {lbs} {'lb' if lbs == 1 else 'lbs'}")
+
+    async with watched(client, show):
+        await client.reload(settings, token)
 
 
 async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
@@ -223,8 +233,8 @@ async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
     ):
         token = await stack.admin_token()
         began_s = time.monotonic()
-        with session.screen.steps("reloading"):
-            await client.reload(changeable(session.given()), token)
+        with session.screen.steps("reloading") as steps:
+            await _reload(client, changeable(session.given()), token, steps)
         took_s = time.monotonic() - began_s
         settings_now = (await client.status())["settings"] if as_json else {}
     if as_json:
@@ -333,30 +343,13 @@ async def _scale(
     client: AdminClient, replicas: int, token: str, settings: Config, steps: Steps
 ) -> None:
     patience_s = settings.control.scale_timeout_s + _SCALE_MARGIN_S
-    async with _watched(client, replicas, steps):
+
+    def show(status: Status) -> None:
+        count = status["in_rotation"]
+        steps.part(count, replicas, f"{count} of {replicas}")
+
+    async with watched(client, show):
         await client.scale(replicas, token, patience_s)
-
-
-@contextlib.asynccontextmanager
-async def _watched(client: AdminClient, replicas: int, steps: Steps) -> AsyncIterator[None]:
-    """Show how far it is while the block runs."""
-
-    async def look() -> None:
-        while True:
-            # A look that fails is no reason to give up: the change has its own answer.
-            with contextlib.suppress(LbctlError):
-                status = await client.status()
-                count = status["in_rotation"]
-                steps.part(count, replicas, f"{count} of {replicas}")
-            await asyncio.sleep(_LOOK_INTERVAL_S)
-
-    looking = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        looking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await looking
 
 
 def _count(backends: int) -> str:

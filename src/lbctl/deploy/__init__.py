@@ -113,6 +113,30 @@ class Unwatched:
         """Nor this."""
 
 
+class Count:
+    """How many of a whole are done, as a Progress is told; none to begin with."""
+
+    def __init__(self, progress: Progress, total: int, noun: str) -> None:
+        """`noun` is what there are, in the plural."""
+        self._progress = progress
+        self._total = total
+        self._noun = noun
+        self._done = 0
+        self._reach(0)
+
+    def one_more(self) -> None:
+        """Another one is done."""
+        self._reach(self._done + 1)
+
+    def left(self, left: int) -> None:
+        """So many are still to be done."""
+        self._reach(max(self._done, self._total - left))
+
+    def _reach(self, done: int) -> None:
+        self._done, self._total = done, max(done, self._total)  # some may have come meanwhile
+        self._progress.part(done, self._total, f"{done} of {self._total} {self._noun}")
+
+
 class Stack(Protocol):
     """The stack of one project on one runtime. Raises only errors of lbctl.errors."""
 

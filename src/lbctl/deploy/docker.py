@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from lbctl import paths
 from lbctl.config import FIXED, LEAVES, settings_of
 from lbctl.core.text import printable
-from lbctl.deploy import Address, FoundStack
+from lbctl.deploy import Address, Count, FoundStack
 from lbctl.deploy.images import ensure_image, ensure_images
 from lbctl.deploy.listening import (
     check_addresses,
@@ -178,19 +178,22 @@ class DockerStack:
 
     async def _down(self, progress: Progress) -> bool:
         present = await self._pieces.present()
+        everything = await self._engine.containers(self._names.filters())
+        count = Count(progress, len(everything), "containers")
         if present.guard is not None:
             await self._engine.remove(present.guard["Id"])  # it would start the others again
+            count.one_more()
         lbs = await self._engine.containers(self._names.filters("lb"))
         if lbs:
             # Before the backends: as long as one runs, it may start some.
             progress.note(f"stopping {', '.join(sorted(map(listed_name, lbs)))}")
             longest_s = max(map(stop_timeout_s, present.lbs.values()), default=LB_STOP_TIMEOUT_S)
-            await self._end(lbs, longest_s)
+            await self._end(lbs, longest_s, count)
         others = await self._engine.containers(self._names.filters())
         backends = len(await self._engine.containers(self._names.filters("backend")))
         if backends:
             progress.note(f"stopping {backends} backend{'s' if backends > 1 else ''}")
-        await self._end(others, _BACKEND_GRACE_S)
+        await self._end(others, _BACKEND_GRACE_S, count)
         there_was = bool(present.guard or lbs or others)
         network = await self._engine.network(self._names.network)
         if network is not None and self._is_ours(network):
@@ -349,7 +352,7 @@ class DockerStack:
 
     # How it is ended
 
-    async def _end(self, containers: Sequence[Json], grace_s: float) -> None:
+    async def _end(self, containers: Sequence[Json], grace_s: float, count: Count) -> None:
         slots = asyncio.Semaphore(_AT_A_TIME)
 
         async def end(container: str) -> None:
@@ -359,6 +362,7 @@ class DockerStack:
                 except EngineRefusedError as error:
                     log.info("%s; it is killed", error)
                 await self._engine.remove(container)
+                count.one_more()
 
         await asyncio.gather(*(end(container["Id"]) for container in containers))
 

@@ -27,6 +27,14 @@ _OWN: Final = {BACKEND_IMAGE: "nginx", LB_IMAGE: "lb"}  # reference: name of its
 _SILENCE_S: Final = 10.0  # of a registry that is pulled from; beyond it nobody is there
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # the engine's builder has errors in red
 _STEP: Final = re.compile(r"Step (\d{1,4})/(\d{1,4}) : ")  # as the engine's builder announces each
+_REACHED: Final = {  # what the engine says of a layer: from where to where on its way that is
+    "Pulling fs layer": (0.0, 0.0),
+    "Downloading": (0.0, 0.5),
+    "Download complete": (0.5, 0.5),
+    "Extracting": (0.5, 1.0),
+    "Pull complete": (1.0, 1.0),
+    "Already exists": (1.0, 1.0),
+}
 _TAIL_LINES: Final = 30  # of a failed build's log in its error: make ends long after the cause
 
 
@@ -91,11 +99,14 @@ async def _build(engine: Engine, ref: str, progress: Progress) -> None:
 async def _pull(engine: Engine, ref: str, progress: Progress) -> None:
     progress.note(f"pulling {ref}")
     messages = engine.pull(ref)
+    layers = _Layers()
     cause = ""
     try:
         async for message in _unless_silent(messages):
             cause = str(message.get("error", "")).strip() or cause
-            # Bars that move several times a second are left out.
+            if layers.hear(message):
+                progress.part(layers.done, layers.total, layers.text)
+            # What moves several times a second is in the bar alone.
             if message.get("status") and not message.get("progressDetail"):
                 layer = f"{message['id']}: " if message.get("id") else ""
                 progress.log(printable(f"{layer}{message['status']}", 400))
@@ -105,6 +116,41 @@ async def _pull(engine: Engine, ref: str, progress: Progress) -> None:
         cause = error.message
     if cause:
         raise ImageError(f"image {ref} cannot be pulled: {printable(cause, 400)}")
+
+
+class _Layers:
+    """How far a pull is: half of a layer's way is that it is here, the rest that it is unpacked.
+    How large it is, the engine tells only when its turn has come.
+    """
+
+    def __init__(self) -> None:
+        self._ways: dict[str, float] = {}  # by layer: from 0 to 1
+
+    def hear(self, message: Json) -> bool:
+        """Whether this is of a layer."""
+        reached = _REACHED.get(str(message.get("status")))
+        layer = message.get("id")
+        if reached is None or not layer:
+            return False
+        begin, end = reached
+        detail = message.get("progressDetail") or {}
+        current, total = detail.get("current") or 0, detail.get("total") or 0
+        way = begin + (end - begin) * min(1.0, current / total) if total else begin
+        self._ways[layer] = max(way, self._ways.get(layer, 0.0))
+        return True
+
+    @property
+    def done(self) -> float:
+        return sum(self._ways.values())
+
+    @property
+    def total(self) -> int:
+        return len(self._ways)
+
+    @property
+    def text(self) -> str:
+        whole = sum(way >= 1 for way in self._ways.values())
+        return f"{whole} of {self.total} layers"
 
 
 async def _unless_silent(messages: AsyncIterator[Json]) -> AsyncIterator[Json]:

@@ -91,7 +91,7 @@ class LocalStack:
             if not pid:
                 return await self._start(wanted)
             progress.note("other ports or files: starting the lb again, which breaks traffic")
-            await self._end(pid)
+            await self._end(pid, progress)
             try:
                 return await self._start(wanted)
             except OperationError:
@@ -118,7 +118,7 @@ class LocalStack:
             pid = self._processes.supervisor()
             if pid:
                 progress.note(f"stopping the lb (process {pid})")
-            await self._end(pid)
+            await self._end(pid, progress)
             shutil.rmtree(self._paths.state)
         return True
 
@@ -264,9 +264,9 @@ class LocalStack:
             process.wait()
             raise
 
-    async def _end(self, pid: int) -> None:
+    async def _end(self, pid: int, progress: Progress) -> None:
         drain_s = float(_setting(self._saved_settings() or {}, "drain_timeout_s"))
-        await self._processes.end(pid, drain_s)
+        await self._processes.end(pid, drain_s, progress)
 
     def _last_words(self) -> str:
         lines = _Tail(self._paths.log).lines() if self._paths.log.exists() else []

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lbctl.config import LEAVES
 from lbctl.core.text import printable
-from lbctl.deploy import Address
+from lbctl.deploy import Address, Count
 from lbctl.deploy.listening import engine_finds_out
 from lbctl.deploy.secure import TlsFiles, env_of, files_in, mounts_of
 from lbctl.errors import LbctlError, OperationError
@@ -158,6 +158,8 @@ class Pieces:
         """Every piece to what is wanted, each while the others serve. With `force` every lb is
         replaced.
         """
+        leaving = [lb for name, lb in present.lbs.items() if name not in wanted.lbs]
+        count = Count(progress, 2 + len(wanted.lbs) + len(leaving), "containers")
         pod = present.pod
         if pod is None:
             progress.note(f"starting {self._names.pod}")
@@ -166,7 +168,9 @@ class Pieces:
             progress.note(f"starting {name_of(pod)}")
             with engine_finds_out(wanted.addresses):
                 await self._engine.start(pod["Id"])
+        count.one_more()
         guard = await self._bring_guard(present, wanted.guard, undo, force=force)
+        count.one_more()
         for name in wanted.lbs:
             body = self._lb_body(name, pod["Id"], wanted)
             old = present.lbs.get(name)
@@ -181,10 +185,11 @@ class Pieces:
             elif not runs(old) or older(old, pod):
                 progress.note(f"starting {name_of(old)}")
                 await self._engine.restart(old["Id"])
-        for name, lb in present.lbs.items():
-            if name not in wanted.lbs:
-                progress.note(f"stopping {name_of(lb)}")
-                await self._retire(lb)
+            count.one_more()
+        for lb in leaving:
+            progress.note(f"stopping {name_of(lb)}")
+            await self._retire(lb)
+            count.one_more()
         if guard is not None:  # what comes next needs it
             await self._until_ready(guard)
 
@@ -285,6 +290,7 @@ class Pieces:
         assert old is not None  # noqa: S101 - it is what is moved from
         progress.note("other ports or files: starting the lbs again, which breaks traffic")
         before = [one for one in (old, *present.lbs.values()) if runs(one)]
+        count = Count(progress, 3 + len(present.lbs) + len(wanted.lbs), "steps")
         for one in reversed(before):  # undone in the other order: the pod comes first
             undo.push_async_callback(quietly, self._engine.start, one["Id"])
         if present.guard is not None:
@@ -298,12 +304,17 @@ class Pieces:
             undo.push_async_callback(quietly, self._make, self._names.guard, guard)
         for lb in present.lbs.values():
             await self._engine.stop(lb["Id"], stop_timeout_s(lb))
+            count.one_more()
         await self._engine.stop(old["Id"], 0)
+        count.one_more()
         new = await self._start_pod(f"{self._names.pod}{_NEXT}", wanted, undo, progress)
+        count.one_more()
         await self._start(self._names.guard, wanted.guard, undo)
+        count.one_more()
         for name in wanted.lbs:
             body = self._lb_body(name, new["Id"], wanted)
             await self._start(f"{self._names.lb(name)}{_NEXT}", body, undo)
+            count.one_more()
 
     async def _make(self, name: str, body: Json) -> None:
         await self._engine.start(await self._engine.create(name, body))

@@ -14,15 +14,18 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from lbctl.deploy import Count
 from lbctl.errors import DeadlineError, OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lbctl.deploy import Progress
     from lbctl.paths import Paths
 
 END_MARGIN_S = 15.0
 _POLL_S = 0.02
+_TELL_S = 0.2  # between two looks at who is left
 
 
 class Processes:
@@ -50,18 +53,19 @@ class Processes:
         """Whether the supervisor is this one, and listens."""
         return self.supervisor() == pid and self._paths.lock.read_text() == f"{pid}\n"
 
-    async def end(self, pid: int, drain_s: float) -> None:
+    async def end(self, pid: int, drain_s: float, progress: Progress) -> None:
         """Ask the supervisor, if there is one (`pid`), to end, and wait until all its processes
         have. Those that have not a while after `drain_s`, because they hang, are killed. Raises
         DeadlineError if that fails too.
         """
+        count = Count(progress, len(self._survivors()), "processes")
         if pid:
             _signal(pid, signal.SIGTERM)
         await self.bury_stopped()
-        if await self._all_ended(drain_s + END_MARGIN_S):
+        if await self._all_ended(drain_s + END_MARGIN_S, count):
             return
         _kill(self._survivors())
-        if not await self._all_ended(END_MARGIN_S):
+        if not await self._all_ended(END_MARGIN_S, count):
             pids = " ".join(map(str, self._survivors()))
             raise DeadlineError(f"these processes do not end: {pids}")
 
@@ -76,12 +80,17 @@ class Processes:
                 return  # what needs them gone says what is in its way
             await asyncio.sleep(_POLL_S)
 
-    async def _all_ended(self, within_s: float) -> bool:
-        deadline = time.monotonic() + within_s
+    async def _all_ended(self, within_s: float, count: Count) -> bool:
+        now_s = told_s = time.monotonic()
+        deadline = now_s + within_s
         while self._somebody_lives():
-            if time.monotonic() > deadline:
+            if now_s > deadline:
                 return False
+            if now_s - told_s >= _TELL_S:
+                told_s = now_s
+                count.left(len(self._survivors()))
             await asyncio.sleep(_POLL_S)
+            now_s = time.monotonic()
         return True
 
     def _somebody_lives(self) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lbctl.cli import install
+from lbctl.cli.screen import Steps
 from lbctl.errors import ImageError
+from tests.support.deadlines import scaled
 from tests.unit.cli.machine import NO_ENGINE
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ def commands(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ran: list[list[str]] = []
     policy = tmp_path / "policy-rc.d"
 
-    def runs(command: list[str]) -> bool:
+    def runs(command: list[str], *_: int) -> bool:
         if command[0] == "apt-get":
             assert policy.stat().st_mode & 0o111  # packages start no service meanwhile
         ran.append(command)
@@ -52,7 +56,8 @@ def test_nginx_is_installed_where_no_engine_answers(
     typed = machine.type("up", "--install")
     assert typed.status == 0, typed
     assert "installing nginx-light" in typed.err
-    assert commands[0][:2] == ["apt-get", "install"]
+    assert commands[0][0] == "apt-get"
+    assert "install" in commands[0]
     assert not (tmp_path / "policy-rc.d").exists()
     assert machine.stacks["local"].there
 
@@ -92,9 +97,42 @@ def test_an_installation_that_fails_says_what_to_try(
     machine.engine_problem = NO_ENGINE
     policy = tmp_path / "policy-rc.d"
     policy.write_text("somebody else's", encoding="utf-8")
-    monkeypatch.setattr(install, "_runs", lambda _: False)
+    monkeypatch.setattr(install, "_runs", lambda *_: False)
     typed = machine.type("up", "--install")
     assert typed.status == 1
     assert typed.err.splitlines()[-1] == "apt-get update && apt-get install nginx-light"
     assert policy.read_text(encoding="utf-8") == "somebody else's"
     assert commands == []
+
+
+def test_apt_get_tells_how_far_it_is(
+    machine: Machine, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[float, float, str]] = []
+    heard = threading.Event()
+
+    def part(_: Steps, done: float, total: float, text: str) -> None:
+        shown.append((done, total, text))
+        if done > 40:
+            heard.set()
+
+    def runs(command: list[str], *descriptors: int) -> bool:
+        commands.append(command)
+        machine.nginx = ""
+        for tells in descriptors:
+            assert f"APT::Status-Fd={tells}" in command
+            os.write(tells, b"dlstatus:1:20.5000:Retrieving file 1 of 5\nnonsense\npmstatus:")
+            os.write(tells, b"libc6:amd64:40.0000:Unpacking libc6 (amd64)\n")
+            os.write(tells, b"pmstatus:nginx:80:Installed nginx\n")
+            assert heard.wait(scaled(5))
+        return True
+
+    monkeypatch.setattr(install, "_runs", runs)
+    monkeypatch.setattr(Steps, "part", part)
+    machine.engine_problem = NO_ENGINE
+    assert machine.type("up", "--install").status == 0
+    assert shown[:3] == [
+        (20.5, 100, "Retrieving file 1 of 5"),
+        (40, 100, "Unpacking libc6 (amd64)"),
+        (80, 100, "Installed nginx"),
+    ]

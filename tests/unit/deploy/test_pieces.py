@@ -15,6 +15,7 @@ from lbctl.deploy import pieces as pieces_module
 from lbctl.deploy.pieces import Pieces, Present, Wanted, seal
 from lbctl.errors import OperationError
 from lbctl.runtime.containers import Names
+from tests.support.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,7 +94,8 @@ def wanted() -> Wanted:
     )
 
 
-async def upgraded(book: Book, *lbs: str, guard: bool = False) -> None:
+async def upgraded(book: Book, *lbs: str, guard: bool = False) -> Told:
+    told = Told()
     present = Present(
         pod=container("shop-pod"),
         guard=container("old-guard") if guard else None,
@@ -101,10 +103,9 @@ async def upgraded(book: Book, *lbs: str, guard: bool = False) -> None:
         strays=(),
     )
     async with contextlib.AsyncExitStack() as undo:
-        await Pieces(cast("Engine", book), NAMES).bring(
-            present, wanted(), undo, Unwatched(), force=True
-        )
+        await Pieces(cast("Engine", book), NAMES).bring(present, wanted(), undo, told, force=True)
         undo.pop_all()
+    return told
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +178,14 @@ async def test_a_guard_whose_place_a_stray_one_took_is_started_again(
     assert book.done == [
         "remove shop-guard-next",
         *(["restart shop-guard", "ready shop-guard"] if again else []),
+    ]
+
+
+@pytest.mark.parametrize(("lbs", "total"), [("", 4), ("ab", 4), ("abc", 5)])
+async def test_it_shows_how_many_containers_are_brought(lbs: str, total: int) -> None:
+    told = await upgraded(Book(), *lbs)
+    assert told.parts == [
+        (done, total, f"{done} of {total} containers") for done in range(total + 1)
     ]
 
 

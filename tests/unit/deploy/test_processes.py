@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lbctl.deploy import Unwatched
 from lbctl.deploy import processes as module
 from lbctl.deploy.processes import Processes, _state
 from lbctl.errors import DeadlineError
@@ -59,7 +60,7 @@ async def test_a_supervisor_is_who_holds_the_lock(paths: Paths) -> None:
         assert not it.listens(process.pid)
         paths.lock.write_text(f"{process.pid}\n")
         assert it.listens(process.pid)
-        await it.end(process.pid, 0.0)
+        await it.end(process.pid, 0.0, Unwatched())
         assert process.wait() == -signal.SIGTERM
     assert it.supervisor() == 0
 
@@ -67,7 +68,7 @@ async def test_a_supervisor_is_who_holds_the_lock(paths: Paths) -> None:
 async def test_who_does_not_end_is_killed(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "END_MARGIN_S", 0.1)
     with holder(paths, signal.SIGTERM) as process:
-        await Processes(paths).end(process.pid, 0.0)
+        await Processes(paths).end(process.pid, 0.0, Unwatched())
         assert process.wait() == -signal.SIGKILL
 
 
@@ -88,4 +89,4 @@ async def test_who_cannot_be_killed_is_named(paths: Paths, monkeypatch: pytest.M
     monkeypatch.setattr(module, "END_MARGIN_S", 0.05)
     monkeypatch.setattr(module, "_signal", lambda *_: None)
     with holder(paths) as process, pytest.raises(DeadlineError, match=f"do not end: {process.pid}"):
-        await Processes(paths).end(process.pid, 0.0)
+        await Processes(paths).end(process.pid, 0.0, Unwatched())

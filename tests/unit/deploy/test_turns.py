@@ -12,25 +12,10 @@ import pytest
 from lbctl.deploy.turns import make_base, opened, turn
 from lbctl.errors import DeadlineError, OperationError, UsageError
 from tests.support.deadlines import eventually, scaled
+from tests.support.told import Told
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class Told:
-    """A Progress that remembers."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def log(self, line: str) -> None:
-        raise NotImplementedError(line)
-
-    def part(self, done: float, total: float, text: str) -> None:
-        raise NotImplementedError(done, total, text)
 
 
 async def test_one_after_the_other_and_who_waits_is_told_so(tmp_path: Path) -> None:
