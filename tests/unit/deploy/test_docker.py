@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from lbctl import config
 from lbctl.config import Config, Control, Deploy, Health
 from lbctl.deploy import Address
-from lbctl.deploy.docker import _settings, _stop_timeout_s
+from lbctl.deploy.docker import DockerStack, _settings, _stop_timeout_s
 from lbctl.deploy.pieces import older, same, seal
-from lbctl.runtime.containers import LB_STOP_TIMEOUT_S
+from lbctl.errors import EngineError, OperationError
+from lbctl.runtime.containers import LB_STOP_TIMEOUT_S, Names
+from lbctl.runtime.transport import EngineRefusedError
+from tests.support.told import Told
+
+if TYPE_CHECKING:
+    from lbctl.runtime.engine import Engine
 
 
 def test_only_what_was_set_goes_in() -> None:
@@ -95,3 +101,49 @@ def test_an_lb_that_is_older_than_its_pod_is_in_no_network() -> None:
 )
 def test_how_it_is_reached(address: Address, url: str) -> None:
     assert address.url == url
+
+
+class LeftBehind:
+    """An engine that has a project's network, does not remove it, and of the project nothing else
+    but its volumes.
+    """
+
+    def __init__(self, status: int, *on_it: str) -> None:
+        self._status = status
+        self._on_it = {name: {"Name": name} for name in on_it}
+        self.volumes = set(Names("shop").volumes)
+
+    async def containers(self, _: object) -> list[Any]:
+        return []
+
+    async def network(self, name: str) -> dict[str, Any]:
+        return {"Name": name, "Labels": {"lbctl.project": "shop"}, "Containers": self._on_it}
+
+    async def remove_network(self, name: str) -> None:
+        raise EngineRefusedError(f"remove network {name}", self._status, "no")
+
+    async def volume(self, _: str) -> dict[str, Any]:
+        return {"Labels": {"lbctl.project": "shop"}}
+
+    async def remove_volume(self, name: str) -> None:
+        self.volumes.remove(name)
+
+
+async def ended(engine: LeftBehind) -> Told:
+    told = Told()
+    assert await DockerStack("shop", cast("Engine", engine)).down(told)
+    return told
+
+
+async def test_a_network_on_which_the_engine_miscounts_ends_nothing() -> None:
+    engine = LeftBehind(403)
+    (note,) = (await ended(engine)).notes
+    assert note.startswith("network shop stays: nothing is on it")
+    assert not engine.volumes
+
+
+async def test_a_network_that_somebody_uses_is_an_error_and_so_is_any_other() -> None:
+    with pytest.raises(OperationError, match="still used by guest"):
+        await ended(LeftBehind(403, "guest"))
+    with pytest.raises(EngineError, match="remove network shop: no"):
+        await ended(LeftBehind(500))
