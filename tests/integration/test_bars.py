@@ -74,17 +74,17 @@ def one_in_flight(stack: Cli) -> Iterator[tuple[dict[str, Any], socket.socket]]:
 def test_scaling_and_reloading(stack: Cli) -> None:
     with terminal(stack, "scale", "5") as scaling:
         assert scaling.end() == 0
-    assert bars(scaling, "backends in rotation")[0] == "3 of 5"
+    assert "3 of 5" in bars(scaling, "backends in rotation")
     with terminal(stack, "reload") as reloading:
         assert reloading.end() == 0
-    assert bars(reloading, "reloading")[0] == "0 of 1 lb"
+    assert "lbs: 0 of 1" in bars(reloading, "reloading")
 
 
 def test_what_takes_its_time_shows_the_time(stack: Cli) -> None:
     with terminal(stack, "token", "rotate") as rotating:
         assert rotating.end() == 0
     first, *more = bars(rotating, "rotating the tokens")
-    assert first == "0 of 2 s"
+    assert first == "0 of at least 2 s"
     assert more
     with terminal(stack, "bench", "--seconds", "2") as loading:
         assert loading.end() == 0
@@ -106,9 +106,7 @@ def test_a_drain_shows_what_is_still_in_flight(stack: Cli) -> None:
 
 def test_an_end_shows_who_is_left(stack: Cli) -> None:
     with one_in_flight(stack) as (_, client), terminal(stack, "down") as ending:
-        ending.wait(lambda shown: len(bars(shown, "ending")) == 2)
+        ending.wait(lambda shown: len(bars(shown, "ending")) >= 2)
         client.close()
         assert ending.end() == 0
-    first = bars(ending, "ending")[0]
-    assert first.startswith("0 of ")
-    assert first.endswith(" processes")
+    assert bars(ending, "ending")[0].startswith("processes: 0 of ")

@@ -102,7 +102,7 @@ async def _loaded(screen: Screen, command: list[str], seconds: int) -> Load:
     try:
         async with asyncio.timeout(seconds + _MARGIN_S):
             with screen.steps(f"wrk for {seconds} s") as steps:
-                async with passing(steps, seconds):
+                async with passing(steps, seconds, f"{seconds} s"):
                     said, _ = await process.communicate()
     except TimeoutError:
         raise OperationError(f"wrk did not end within {seconds + _MARGIN_S:g} s") from None

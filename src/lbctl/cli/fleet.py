@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import time
 from functools import partial
@@ -46,7 +47,8 @@ async def by_hand(
         backend = pick(name, (await client.status())["backends"])
         patience_s = settings.control.drain_timeout_s + _MARGIN_S
         with session.screen.steps(f"{change} {backend['name']}") as steps:
-            async with watched(client, partial(_show, backend["id"], backend["in_flight"], steps)):
+            show = partial(_show, backend["id"], backend["in_flight"], steps)
+            async with watched(client, show) if change == "drain" else contextlib.nullcontext():
                 row = await client.by_hand(change, backend["id"], token, patience_s)
     if as_json:
         session.screen.document({"backend": row})

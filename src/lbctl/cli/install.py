@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _NO_SERVICES: Final = "#!/bin/sh\nexit 101\n"
 _PACKAGE: Final = "nginx-light"
+_READ_S: Final = 1.0
 _TOLD: Final = re.compile(r"(?:dl|pm)status:.*?:(?P<percent>\d+(?:\.\d+)?):(?P<text>.*)")
 
 
@@ -53,15 +55,23 @@ def nginx(screen: Screen) -> None:
 
 
 def _apt(arguments: list[str], steps: Steps) -> bool:
-    """Whether apt-get did it. How far it is, it tells itself (apt's progress-reporting.md)."""
+    """Whether apt-get did it. How far it is, it tells itself (apt's progress-reporting.md); its
+    errors are shown when it has ended.
+    """
     told, tells = os.pipe()
-    # Not waited for: whatever apt-get leaves running may hold its end.
     lines = os.fdopen(told, encoding="utf-8", errors="replace")
-    threading.Thread(target=_show, args=(lines, steps), daemon=True).start()
-    try:
-        return _runs(["apt-get", "-o", f"APT::Status-Fd={tells}", *arguments], tells)
-    finally:
-        os.close(tells)
+    reader = threading.Thread(target=_show, args=(lines, steps), daemon=True)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        try:
+            reader.start()
+            command = ["apt-get", "-o", f"APT::Status-Fd={tells}", *arguments]
+            return _runs(command, errors, tells)
+        finally:
+            os.close(tells)
+            reader.join(_READ_S)  # not for ever: what apt-get leaves running may hold its end
+            errors.seek(0)
+            for line in errors:
+                steps.note(line.rstrip())
 
 
 def _show(lines: TextIO, steps: Steps) -> None:
@@ -71,7 +81,7 @@ def _show(lines: TextIO, steps: Steps) -> None:
                 steps.part(float(found["percent"]), 100, found["text"])
 
 
-def _runs(command: list[str], *descriptors: int) -> bool:
+def _runs(command: list[str], errors: TextIO | None = None, *descriptors: int) -> bool:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     # Its output would drown the one line that says what goes on; errors are seen.
     done = subprocess.run(  # noqa: S603 - fixed commands
@@ -80,6 +90,7 @@ def _runs(command: list[str], *descriptors: int) -> bool:
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=errors,
         check=False,
     )
     return done.returncode == 0

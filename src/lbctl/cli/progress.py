@@ -34,14 +34,14 @@ async def watched(client: AdminClient, show: Callable[[Status], None]) -> AsyncI
 
 
 @contextlib.asynccontextmanager
-async def passing(steps: Steps, seconds: float) -> AsyncIterator[None]:
-    """Show the time, while the block runs that takes so long."""
+async def passing(steps: Steps, seconds: float, whole: str) -> AsyncIterator[None]:
+    """Show the time that has passed, while the block runs that takes so long: `whole`, in words."""
     began_s = time.monotonic()
 
     async def tick() -> None:
         while True:
-            done_s = min(seconds, time.monotonic() - began_s)
-            steps.part(done_s, seconds, f"{done_s:.0f} of {seconds:g} s")
+            done_s = time.monotonic() - began_s
+            steps.part(done_s, seconds, f"{done_s:.0f} of {whole}")
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async with _beside(tick()):
@@ -55,5 +55,4 @@ async def _beside(job: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await asyncio.wait((running,))  # however it ended: the block has its own outcome

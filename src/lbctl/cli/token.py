@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from lbctl.cli.client import AdminClient, NoAnswerError
-from lbctl.cli.progress import passing
+from lbctl.cli.progress import LOOK_INTERVAL_S, passing
 from lbctl.control.rotation import OVERLAP_S
 from lbctl.core.text import printable
 from lbctl.errors import DeadlineError, OperationError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lbctl.cli.session import Session
     from lbctl.config import Config
 
-_LOOK_INTERVAL_S = 0.2
 _FINISHED_WITHIN_S = 60.0  # by whichever controller takes over
 
 
@@ -31,13 +30,13 @@ async def rotate(session: Session, settings: Config, *, as_json: bool) -> int:
         token = await stack.admin_token()
         before = (await client.status())["tokens"]["changed_at"]
         with screen.steps("rotating the tokens") as steps:
-            try:
-                async with passing(steps, OVERLAP_S):
+            async with passing(steps, OVERLAP_S, f"at least {OVERLAP_S:g} s"):
+                try:
                     rotation = await client.rotate_tokens(token)
-            except NoAnswerError as error:
-                screen.tell(f"{error}; waiting for the controller that goes on with it")
-                await _finished(client, before)
-                rotation = None
+                except NoAnswerError as error:
+                    screen.tell(f"{error}; waiting for the controller that goes on with it")
+                    await _finished(client, before)
+                    rotation = None
     if as_json:
         screen.document(rotation or {"backends": None, "lagging": [], "spread_ms": None})
         return 0
@@ -72,7 +71,7 @@ async def _finished(client: AdminClient, before: str | None) -> None:
             raise DeadlineError(
                 f"the rotation is not finished after {_FINISHED_WITHIN_S:g} s: see lbctl status"
             )
-        await asyncio.sleep(_LOOK_INTERVAL_S)
+        await asyncio.sleep(LOOK_INTERVAL_S)
 
 
 def _taken(rotation: RotationRow | None) -> str:

@@ -214,8 +214,8 @@ async def _reload(client: AdminClient, settings: dict[str, Any], token: str, ste
     before = controllers(await client.status())
 
     def show(status: Status) -> None:
-        renewed, lbs = len(before - controllers(status)), len(before)
-        steps.part(renewed, lbs, f"{renewed} of {lbs} {'lb' if lbs == 1 else 'lbs'}")
+        renewed = {lb for lb, *_ in controllers(status) - before}
+        steps.part(len(renewed), len(before), f"lbs: {len(renewed)} of {len(before)}")
 
     async with watched(client, show):
         await client.reload(settings, token)

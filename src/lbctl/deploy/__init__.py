@@ -134,7 +134,8 @@ class Count:
 
     def _reach(self, done: int) -> None:
         self._done, self._total = done, max(done, self._total)  # some may have come meanwhile
-        self._progress.part(done, self._total, f"{done} of {self._total} {self._noun}")
+        if self._total:
+            self._progress.part(done, self._total, f"{self._noun}: {done} of {self._total}")
 
 
 class Stack(Protocol):

@@ -80,7 +80,7 @@ _INSIDE: Final = {"--port": TRAFFIC_PORT, "--admin-port": ADMIN_PORT, "--tls-por
 _RESERVED: Final = frozenset({"bridge", "host", "none", "default"})
 _BACKEND_GRACE_S: Final = 3.0  # the lb is gone by then, and their clients with it
 _AT_A_TIME: Final = 8
-_IN_USE: Final = 403  # what the engine answers where a network is not to be removed for that
+_IN_USE: Final = "has active endpoints"  # why the engine does not remove a network
 _TURN_S: Final = 900.0  # another command may have images to build
 _DRAINED_S: Final = 10  # for an lb to end when its clients have left, or may stay no longer
 
@@ -380,7 +380,7 @@ class DockerStack:
                     f"network {name} is still used by {who}, which is not of this "
                     "project: take it off the network, then run down again"
                 ) from error
-            if error.status != _IN_USE:
+            if _IN_USE not in error.message:
                 raise
             # Two containers that come or go at once may spoil the engine's count of those on a
             # network (moby issue 42119). It is counted anew when the engine starts.

@@ -150,7 +150,7 @@ class _Layers:
     @property
     def text(self) -> str:
         whole = sum(way >= 1 for way in self._ways.values())
-        return f"{whole} of {self.total} layers"
+        return f"layers: {whole} of {self.total}"
 
 
 async def _unless_silent(messages: AsyncIterator[Json]) -> AsyncIterator[Json]:

@@ -170,7 +170,6 @@ class Pieces:
                 await self._engine.start(pod["Id"])
         count.one_more()
         guard = await self._bring_guard(present, wanted.guard, undo, force=force)
-        count.one_more()
         for name in wanted.lbs:
             body = self._lb_body(name, pod["Id"], wanted)
             old = present.lbs.get(name)
@@ -192,6 +191,7 @@ class Pieces:
             count.one_more()
         if guard is not None:  # what comes next needs it
             await self._until_ready(guard)
+        count.one_more()
 
     async def _bring_guard(
         self, present: Present, body: Json, undo: contextlib.AsyncExitStack, *, force: bool

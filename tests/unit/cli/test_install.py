@@ -16,6 +16,7 @@ from tests.unit.cli.machine import NO_ENGINE
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import TextIO
 
     from tests.unit.cli.machine import Machine
 
@@ -28,7 +29,7 @@ def commands(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     ran: list[list[str]] = []
     policy = tmp_path / "policy-rc.d"
 
-    def runs(command: list[str], *_: int) -> bool:
+    def runs(command: list[str], *_: object) -> bool:
         if command[0] == "apt-get":
             assert policy.stat().st_mode & 0o111  # packages start no service meanwhile
         ran.append(command)
@@ -116,7 +117,7 @@ def test_apt_get_tells_how_far_it_is(
         if done > 40:
             heard.set()
 
-    def runs(command: list[str], *descriptors: int) -> bool:
+    def runs(command: list[str], errors: TextIO | None = None, *descriptors: int) -> bool:
         commands.append(command)
         machine.nginx = ""
         for tells in descriptors:
@@ -125,12 +126,16 @@ def test_apt_get_tells_how_far_it_is(
             os.write(tells, b"libc6:amd64:40.0000:Unpacking libc6 (amd64)\n")
             os.write(tells, b"pmstatus:nginx:80:Installed nginx\n")
             assert heard.wait(scaled(5))
+        if errors is not None:
+            errors.write("W: \x1b[31mno such mirror\n")
         return True
 
     monkeypatch.setattr(install, "_runs", runs)
     monkeypatch.setattr(Steps, "part", part)
     machine.engine_problem = NO_ENGINE
-    assert machine.type("up", "--install").status == 0
+    typed = machine.type("up", "--install")
+    assert typed.status == 0
+    assert "W: ?[31mno such mirror" in typed.err.splitlines()
     assert shown[:3] == [
         (20.5, 100, "Retrieving file 1 of 5"),
         (40, 100, "Unpacking libc6 (amd64)"),

@@ -58,7 +58,7 @@ def test_the_document_is_an_object_also_where_another_controller_finished_it(
         raise NoAnswerError("the admin port does not answer: server disconnected")
 
     monkeypatch.setattr(AdminClient, "rotate_tokens", broken)
-    monkeypatch.setattr(token, "_LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(token, "LOOK_INTERVAL_S", 0.01)
     typed = machine.type("token", "rotate", "--json")
     assert json.loads(typed.out) == {"backends": None, "lagging": [], "spread_ms": None}
 
@@ -75,7 +75,7 @@ def test_a_controller_that_goes_is_waited_for(
         raise NoAnswerError("the admin port does not answer: server disconnected")
 
     monkeypatch.setattr(AdminClient, "rotate_tokens", broken)
-    monkeypatch.setattr(token, "_LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(token, "LOOK_INTERVAL_S", 0.01)
     typed = machine.type("token", "rotate")
     if changed:
         assert typed.status == 0

@@ -17,6 +17,8 @@ from lbctl.runtime.transport import EngineRefusedError
 from tests.support.told import Told
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lbctl.runtime.engine import Engine
 
 
@@ -108,8 +110,8 @@ class LeftBehind:
     but its volumes.
     """
 
-    def __init__(self, status: int, *on_it: str) -> None:
-        self._status = status
+    def __init__(self, why: str, *on_it: str) -> None:
+        self._why = why
         self._on_it = {name: {"Name": name} for name in on_it}
         self.volumes = set(Names("shop").volumes)
 
@@ -120,13 +122,18 @@ class LeftBehind:
         return {"Name": name, "Labels": {"lbctl.project": "shop"}, "Containers": self._on_it}
 
     async def remove_network(self, name: str) -> None:
-        raise EngineRefusedError(f"remove network {name}", self._status, "no")
+        raise EngineRefusedError(f"remove network {name}", 403, self._why)
 
     async def volume(self, _: str) -> dict[str, Any]:
         return {"Labels": {"lbctl.project": "shop"}}
 
     async def remove_volume(self, name: str) -> None:
         self.volumes.remove(name)
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_is_at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LBCTL_STATE_DIR", str(tmp_path))
 
 
 async def ended(engine: LeftBehind) -> Told:
@@ -136,7 +143,7 @@ async def ended(engine: LeftBehind) -> Told:
 
 
 async def test_a_network_on_which_the_engine_miscounts_ends_nothing() -> None:
-    engine = LeftBehind(403)
+    engine = LeftBehind("network shop has active endpoints")
     (note,) = (await ended(engine)).notes
     assert note.startswith("network shop stays: nothing is on it")
     assert not engine.volumes
@@ -144,6 +151,6 @@ async def test_a_network_on_which_the_engine_miscounts_ends_nothing() -> None:
 
 async def test_a_network_that_somebody_uses_is_an_error_and_so_is_any_other() -> None:
     with pytest.raises(OperationError, match="still used by guest"):
-        await ended(LeftBehind(403, "guest"))
-    with pytest.raises(EngineError, match="remove network shop: no"):
-        await ended(LeftBehind(500))
+        await ended(LeftBehind("network shop has active endpoints", "guest"))
+    with pytest.raises(EngineError, match="remove network shop: not allowed"):
+        await ended(LeftBehind("not allowed"))

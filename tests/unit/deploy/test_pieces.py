@@ -185,7 +185,7 @@ async def test_a_guard_whose_place_a_stray_one_took_is_started_again(
 async def test_it_shows_how_many_containers_are_brought(lbs: str, total: int) -> None:
     told = await upgraded(Book(), *lbs)
     assert told.parts == [
-        (done, total, f"{done} of {total} containers") for done in range(total + 1)
+        (done, total, f"containers: {done} of {total}") for done in range(total + 1)
     ]
 
 
