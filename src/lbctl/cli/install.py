@@ -55,8 +55,8 @@ def nginx(screen: Screen) -> None:
 
 
 def _apt(arguments: list[str], steps: Steps) -> bool:
-    """Whether apt-get did it. How far it is, it tells itself (apt's progress-reporting.md); its
-    errors are shown when it has ended.
+    """Whether apt-get did it. How far it is, it tells itself (apt's progress-reporting.md); where
+    it did not, its errors are shown.
     """
     told, tells = os.pipe()
     lines = os.fdopen(told, encoding="utf-8", errors="replace")
@@ -65,13 +65,14 @@ def _apt(arguments: list[str], steps: Steps) -> bool:
         try:
             reader.start()
             command = ["apt-get", "-o", f"APT::Status-Fd={tells}", *arguments]
-            return _runs(command, errors, tells)
+            done = _runs(command, errors, tells)
         finally:
             os.close(tells)
             reader.join(_READ_S)  # not for ever: what apt-get leaves running may hold its end
-            errors.seek(0)
-            for line in errors:
-                steps.note(line.rstrip())
+        errors.seek(0)
+        for line in () if done else errors:
+            steps.note(line.rstrip())
+    return done
 
 
 def _show(lines: TextIO, steps: Steps) -> None:
