@@ -73,7 +73,10 @@ class Timeouts:
 
     connect_timeout_s: float = _leaf(2.0, "to open a connection to a backend", low=0.01)
     response_timeout_s: float = _leaf(
-        30.0, "from the whole request to the head of its response; then 504", low=0.01
+        30.0,
+        "from the whole request to the head of its response, for all tries together; then 504. "
+        "Where it is no longer than try_timeout_s, each try has it",
+        low=0.01,
     )
     head_timeout_s: float = _leaf(10.0, "for a client to send a whole head; then 408", low=0.01)
     client_idle_timeout_s: float = _leaf(60.0, "a client's connection may rest", low=0.01)

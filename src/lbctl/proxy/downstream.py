@@ -343,6 +343,15 @@ class Downstream(asyncio.Protocol):
         self._phase = _CONNECT
         self._forwarder.connect(pool, self)
 
+    def _give_again(self, pool: Pool) -> None:
+        self._give(pool)
+        self._keep_to_time()
+
+    def _keep_to_time(self) -> None:
+        """However often it is tried, and connected: a whole request has one time for all of it."""
+        if self.body is None:
+            self.deadline = min(self.deadline, self._answer_by)
+
     def connected(self, upstream: Upstream, duration_s: float) -> None:
         """Called by Forwarder.connect: the connection that was asked for."""
         if self._phase is not _CONNECT or self._closed or self._pool is not upstream.pool:
@@ -350,6 +359,7 @@ class Downstream(asyncio.Protocol):
             return
         self._connect_s += duration_s
         self._exchange(upstream)
+        self._keep_to_time()
 
     def connect_failed(self, pool: Pool, reason: str) -> None:
         """Called by Forwarder.connect: nothing was sent, so another backend may have it."""
@@ -361,7 +371,7 @@ class Downstream(asyncio.Protocol):
             self._refuse(502, reason)
             return
         pool.retries["connect"] += 1
-        self._give(another)
+        self._give_again(another)
 
     def _exchange(self, upstream: Upstream) -> None:
         request, deadlines = self.request, self._deadlines
@@ -503,7 +513,7 @@ class Downstream(asyncio.Protocol):
             self._refuse(502, "upstream_closed")
             return
         pool.retries["stale" if stale else "closed"] += 1
-        self._give(another)
+        self._give_again(another)
 
     def broken_response(self, upstream: Upstream, reason: str) -> None:
         """What the backend sent is no HTTP."""
@@ -553,18 +563,24 @@ class Downstream(asyncio.Protocol):
             return False
         if upstream is None or not upstream.untouched:
             return self._wait(self._answer_by)
+        deadlines = self._deadlines
+        late = self._answer_by <= deadlines.now
+        if late and deadlines.silence < deadlines.response:
+            return False
         talked = pool.heard != self._heard and pool.is_of_now(upstream)
-        if talked and pool.silent_at > self._deadlines.now:
+        if talked and pool.silent_at > deadlines.now:
             return self._wait(pool.silent_at)
         tries = self._tries()
         another = tries.after_silence(pool)
         if another is None:
-            return self._wait(self._answer_by if tries.spent else self._deadlines.silence)
+            return self._wait(self._answer_by if tries.spent else deadlines.silence)
         self._forwarder.suspect(pool, Failure.TIMEOUT, upstream)
         pool.retries["silent"] += 1
         self._abort_upstream()
         self._settle()
-        self._give(another)
+        if late:  # a try may take as long as an answer: then each may
+            self._answer_by = deadlines.response
+        self._give_again(another)
         return True
 
     def _wait(self, until: float) -> bool:

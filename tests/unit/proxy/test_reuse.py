@@ -160,6 +160,48 @@ def test_a_time_for_each_try_is_no_longer_than_that_for_all() -> None:
         assert client.arrived.startswith(b"HTTP/1.1 504 ")
 
 
+def test_where_a_try_may_take_as_long_as_an_answer_each_of_them_may() -> None:
+    with stage("ab", timeouts=Timeouts(response_timeout_s=0.5, try_timeout_s=3)) as on:
+        client = on.client(GET)
+        on.connect()
+        on.loop.advance(0.75)
+        assert on.asked() == ["b"]
+        on.connect()
+        assert client.arrived == b""
+        on.loop.advance(0.75)
+        assert client.arrived.startswith(b"HTTP/1.1 504 ")
+        assert on.asked() == []
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_second_try_ends_with_the_time_for_all(warm: bool) -> None:
+    with stage("ab", timeouts=Timeouts(response_timeout_s=1.5, try_timeout_s=1)) as on:
+        if warm:
+            on.warm()
+        client = on.client(GET)
+        if not warm:
+            on.connect()
+        on.loop.advance(1.25)
+        assert [pool.retries["silent"] for pool in on.pools.values()] == [1, 0]
+        if not on.pools["b"].open:
+            on.connect()
+        assert client.arrived == b""
+        on.loop.advance(0.5)
+        assert client.arrived.startswith(b"HTTP/1.1 504 ")
+
+
+@pytest.mark.parametrize("head", [GET, POST % 0])
+def test_what_connecting_took_is_of_the_same_time(head: bytes) -> None:
+    with stage("abc", timeouts=Timeouts(response_timeout_s=2, try_timeout_s=1)) as on:
+        client = on.client(head)
+        on.loop.advance(0.75)
+        on.forwarder.refused_to_connect()
+        on.loop.advance(0.75)
+        on.connect()
+        on.loop.advance(0.75)
+        assert client.arrived.startswith(b"HTTP/1.1 504 ")
+
+
 def test_the_wait_for_100_is_not_the_clients() -> None:
     timeouts = Timeouts(body_idle_timeout_s=10)
     with stage(timeouts=timeouts, limits=Limits(body_rate_min=500)) as on:
