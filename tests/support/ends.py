@@ -93,6 +93,7 @@ class Visitor:
         self.ended = False
         self.state: tuple[object, ...] = ()  # of the connection, as far as it tells its timeout
         self.since = 0.0  # when that began
+        self.number, self.whole_since = 0, 0.0  # its request, and when all of that had come
         self.had_choice = True  # of backends, all the time since
 
     def ask(self, chance: random.Random) -> None:

@@ -249,6 +249,8 @@ class World:
         state = (client._phase, client._number, client.body is None, bool(client._status), tries)
         if state != visitor.state:
             visitor.state, visitor.since, visitor.had_choice = state, now, True
+        if client._number != visitor.number or client.body is not None:
+            visitor.number, visitor.whole_since = client._number, now
         since = visitor.since
         if client._phase is Phase.HEAD:
             latest = since + TIMEOUTS.client_idle_timeout_s
@@ -261,7 +263,7 @@ class World:
         elif client._status or (client.body is not None and client._phase is Phase.EXCHANGE):
             latest = now + TIMEOUTS.body_idle_timeout_s
         else:
-            latest = since + TIMEOUTS.response_timeout_s
+            latest = visitor.whole_since + TIMEOUTS.response_timeout_s
         assert client.deadline <= latest, f"{visitor.name}: deadline {client.deadline - now:+} s"
 
     def _check_silence(self, visitor: Visitor) -> None:
@@ -376,6 +378,7 @@ _ANSWERED, _WRITE = Downstream.answered, Wire.write
     [
         (Downstream, "answered", _idle_again_and_still_ours),
         (Downstream, "_end_attempts", lambda _: None),
+        (Downstream, "_keep_to_time", lambda _: None),
         (Downstream, "read_on", lambda _: None),
         (Downstream, "_touch_body", lambda _: None),
         (Upstream, "resume", lambda _: None),
