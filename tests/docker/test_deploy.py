@@ -27,7 +27,7 @@ from lbctl.errors import EngineError, ImageError, OperationError, UsageError
 from lbctl.runtime.containers import ENGINE_SOCKET, guard_body, lb_body
 from tests.docker.conftest import BASE, docker, docker_aside, inspect
 from tests.support.deadlines import scaled
-from tests.support.registry import Registry
+from tests.support.registry import registry
 from tests.support.told import Told
 
 if TYPE_CHECKING:
@@ -592,10 +592,11 @@ async def test_a_build_that_fails_says_why(
 
 
 async def test_a_pull_shows_how_far_it_is(engine: Engine, told: Told) -> None:
-    async with Registry(f"lbctl-{secrets.token_hex(4)}", layers=3, layer_bytes=4_000_000) as it:
-        await images.ensure_image(engine, it.ref, told, build=False)
-        docker("rmi", it.ref)  # and so it was there
-    assert told.notes == [f"pulling {it.ref}"]
+    name = f"lbctl-{secrets.token_hex(4)}"
+    async with registry(name, layers=3, layer_bytes=4_000_000) as ref:
+        await images.ensure_image(engine, ref, told, build=False)
+        docker("rmi", ref)  # and so it was there
+    assert told.notes == [f"pulling {ref}"]
     done = [done for done, total, _ in told.parts if total == 3]
     assert done == sorted(done)
     assert any(0 < one % 1 != 0.5 for one in done)  # within a layer
