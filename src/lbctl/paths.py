@@ -19,7 +19,7 @@ state/                      0711; local: under the user's runtime directory. All
 run/                        one lb's own; local: the same directory, in a container /tmp
   supervisor.lock           locked as long as the supervisor lives; its pid is in it once it listens
   alive.lock                held (flock, shared) by every process of the lb
-  ready                     there as long as all workers serve
+  ready                     there as long as all workers serve, once the controller runs
 secrets/                    0711: the volume that backends mount read-only
   tokens/IP-FINGERPRINT     empty files: by them the nginx at that address knows its token
 """

@@ -170,17 +170,18 @@ def test_a_stopped_or_restarted_lb_costs_no_request(stage: Stage, name: str) -> 
     said = load.finish()
     assert said.failed == 0, said.text
     assert_same_backends(stage, before)
-    assert up_changes_nothing(stage)
+    assert_up_changes_nothing(stage)
 
 
-def up_changes_nothing(stage: Stage) -> bool:
-    """Whether `up` finds everything as it should be."""
+def assert_up_changes_nothing(stage: Stage) -> None:
+    """`up` finds everything as it should be."""
     before = stage.cli.status()
     result = stage.cli("up")
     assert result.status == 0, result
+    assert result.err.splitlines() == ["runtime: docker (it was asked for)"], result
     after = stage.cli.status()
-    said = result.err.splitlines() == ["runtime: docker (it was asked for)"]
-    return said and all(before[key] == after[key] for key in ("processes", "generation"))
+    for key in ("processes", "generation"):
+        assert before[key] == after[key], (key, result)
 
 
 def test_upgrade_costs_no_request(stage: Stage) -> None:
@@ -189,6 +190,7 @@ def test_upgrade_costs_no_request(stage: Stage) -> None:
     load = load_on(stage, seconds=12)
     stage.cli.ok("reload", "--fall", "7")
     printed = stage.cli.ok("upgrade")
+    assert stage.lbs == [stage.project.names.lb(lb) for lb in "ab"]
     assert stage.cli.status()["settings"]["fall"] == 7
     stage.cli.ok("reload", "--fall", "3")
     assert "upgraded" in printed
@@ -197,7 +199,7 @@ def test_upgrade_costs_no_request(stage: Stage) -> None:
     assert said.failed == 0, said.text
     assert not set(ids) & {inspect(lb)["Id"] for lb in stage.lbs}
     assert_same_backends(stage, before)
-    assert up_changes_nothing(stage)
+    assert_up_changes_nothing(stage)
 
 
 def test_an_upgrade_to_an_image_that_does_not_serve_changes_nothing(stage: Stage) -> None:
@@ -217,6 +219,24 @@ def test_an_upgrade_to_an_image_that_does_not_serve_changes_nothing(stage: Stage
         assert len(stage.project.objects()["containers"]) == 7
     finally:
         docker("rmi", "-f", broken)
+
+
+def test_other_settings_renew_every_lb_once(stage: Stage) -> None:
+    """The other one comes back while the one that leads has those of before still."""
+    names = [stage.project.names.lb(lb) for lb in "ab"]
+    before = {name: reloads_of(name) for name in names}
+    stage.cli.ok("reload", "--fall", "7")
+    assert stage.lbs == names
+    seen = stage.cli.status()["processes"]
+    stage.cli.ok("reload", "--fall", "3")
+    until(stage.both_lbs)
+    again = stage.cli.status()["processes"]
+    assert {reloads_of(name) - before[name] for name in names} == {2}
+    assert {row["restarts"] for row in again} == {row["restarts"] for row in seen} == {0}
+
+
+def reloads_of(lb: str) -> int:
+    return docker("logs", lb).count('"reloaded: ')
 
 
 def test_reload_costs_no_request(stage: Stage) -> None:

@@ -18,7 +18,7 @@ from lbctl.core.text import printable
 from lbctl.errors import DeadlineError, OperationError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -277,23 +277,26 @@ class AdminClient:
         """`GET /metrics`, in Prometheus' text format."""
         return await self._ask("GET", "/metrics")
 
-    async def healthy(self, within_s: float) -> None:
-        """Return as soon as the controller answers. Raises DeadlineError with what was wrong
-        at the last try.
+    async def healthy(self, lbs: Collection[str], within_s: float) -> None:
+        """Return as soon as the controller that leads answers, and knows those of all these lbs.
+        Raises DeadlineError with what was wrong at the last try.
         """
         end_s = time.monotonic() + within_s
         while True:
             try:
                 await self._ask("GET", "/healthz")
+                missing = set(lbs) - lbs_of(controllers(await self.status()))
+                if not missing:
+                    return
+                why = f"no controller of lb {' and '.join(sorted(missing))}"
             except OperationError as error:
-                if time.monotonic() > end_s:
-                    raise DeadlineError(
-                        f"the lb started, but is not well after {within_s:g} s: {error}\n"
-                        "`lbctl logs` shows what it says"
-                    ) from error
-                await asyncio.sleep(_RETRY_INTERVAL_S)
-            else:
-                return
+                why = str(error)
+            if time.monotonic() > end_s:
+                raise DeadlineError(
+                    f"the lb started, but is not well after {within_s:g} s: {why}\n"
+                    "`lbctl logs` shows what it says"
+                )
+            await asyncio.sleep(_RETRY_INTERVAL_S)
 
     async def scale(self, replicas: int, token: str, timeout_s: float) -> None:
         """Return when every list holds `replicas` backends. Raises DeadlineError that names
@@ -329,8 +332,9 @@ class AdminClient:
         )
 
     async def reload(self, settings: dict[str, Any] | None, token: str) -> None:
-        """Return when all workers and controllers are new ones, with these settings. Raises
-        UsageError for settings that cannot be used; then, as after any error, the old ones go on.
+        """Return when all workers and controllers are new ones, with these settings, and the one
+        that leads knows those of all lbs. Raises UsageError for settings that cannot be used;
+        then, as after any error, the old ones go on.
         """
         before = controllers(await self.status())
         await self._ask(
@@ -345,7 +349,8 @@ class AdminClient:
         # What is asked of a controller that is about to be renewed would be broken off.
         while True:
             with contextlib.suppress(NoAnswerError):  # for now
-                if not before & controllers(await self.status()):
+                now = controllers(await self.status())
+                if not before & now and lbs_of(before) <= lbs_of(now):
                     return
             if time.monotonic() > end_s:
                 raise DeadlineError("the controllers were not renewed after the reload")
@@ -396,6 +401,10 @@ def controllers(status: Status) -> set[tuple[str, int, str]]:
         for process in status["processes"]
         if process["role"] == "controller"
     }
+
+
+def lbs_of(controllers: Iterable[tuple[str, int, str]]) -> set[str]:
+    return {lb for lb, *_ in controllers}
 
 
 def redirects(found: FoundStack, status: Status) -> bool:

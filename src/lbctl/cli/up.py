@@ -10,7 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lbctl.cli import install, resolve
-from lbctl.cli.client import AdminClient, NoAnswerError, backends_url, controllers, redirects
+from lbctl.cli.client import (
+    AdminClient,
+    NoAnswerError,
+    backends_url,
+    controllers,
+    lbs_of,
+    redirects,
+)
 from lbctl.cli.options import OF_UP, flag
 from lbctl.cli.progress import watched
 from lbctl.config import Deploy, changeable, overlay, settings_of
@@ -153,7 +160,7 @@ async def _fill(
 ) -> int:
     async with AdminClient(found.admin.url) as client:
         with screen.steps("waiting for the lb") as steps:
-            await client.healthy(_WELL_WITHIN_S)
+            await client.healthy(found.lbs, _WELL_WITHIN_S)
             token = await _token(stack)
             status = await client.status()
             replicas = settings.deploy.replicas or _kept(status)
@@ -214,7 +221,7 @@ async def _reload(client: AdminClient, settings: dict[str, Any], token: str, ste
     before = controllers(await client.status())
 
     def show(status: Status) -> None:
-        renewed = {lb for lb, *_ in controllers(status) - before}
+        renewed = lbs_of(controllers(status) - before)
         steps.part(len(renewed), len(before), f"lbs: {len(renewed)} of {len(before)}")
 
     async with watched(client, show):
@@ -284,7 +291,7 @@ async def replace_lbs(
         admin_bind=found.admin.host, admin_port=found.admin.port,
     )  # fmt: skip
     after = await stack.upgrade(_options(kept, build=build), progress or Unwatched())
-    await client.healthy(_WELL_WITHIN_S)
+    await client.healthy(after.lbs, _WELL_WITHIN_S)
     return after
 
 

@@ -72,7 +72,8 @@ class Address(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class FoundStack:
     """A stack of this project that is there. `lb` names its container or process; with
-    `running` False it has ended (or never started), and `up` or `down` is what helps.
+    `running` False it has ended (or never started), and `up` or `down` is what helps. `lbs` are
+    the names of those that run, where they have names.
     """
 
     runtime: str
@@ -81,6 +82,7 @@ class FoundStack:
     running: bool
     traffic: Address
     admin: Address
+    lbs: tuple[str, ...] = ()
     image: str = ""
     managed: bool = True  # made by `up`, and brought to its settings by it
     tls: Address | None = None  # where it speaks TLS, if it does

@@ -142,7 +142,7 @@ class Controller:
         await self._lead()
         await self._ensure_tokens()
         # With what the last one saved.
-        self._hub = Hub(paths, self._worker_uids, self._suspect, self._failing)
+        self._hub = Hub(paths, self._worker_uids, self._suspect, self._failing, self._lb)
         reloader = Reloader(config, paths, self._supervisor, self._hub)
         self._hub.settings_digest = reloader.digest
         await self._hub.start()
@@ -350,6 +350,7 @@ class Reloader:
         self._paths = paths
         self._supervisor = supervisor
         self._hub = hub
+        self._target = config  # ahead of the other while the lbs reload
         self._turn = asyncio.Lock()
         self.record: Callable[[Event], None] = unheard  # set by its owner
 
@@ -365,10 +366,12 @@ class Reloader:
             changed = _changes(self._config, config)
             before = self._kept()
             self._keep(settings or {})
+            self._target = config
             try:
                 await self._hub.reload_peers(_PEER_RELOAD_S)
                 await self._supervisor.reload()
             except BaseException as error:
+                self._target = self._config
                 self.record(_of_reload(f"it did not work: {error}", changed))
                 try:
                     self._write(before)
@@ -382,8 +385,8 @@ class Reloader:
             self.record(_of_reload("new workers and controllers", changed))
 
     def digest(self) -> str:
-        """Of the settings, as the controllers of other lbs tell theirs."""
-        return digest_of(self._config)
+        """Of the settings that every lb is to have, as the controllers of others tell theirs."""
+        return digest_of(self._target)
 
     def _kept(self) -> bytes | None:
         try:

@@ -20,6 +20,7 @@ import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from lbctl.core.text import printable
@@ -40,6 +41,8 @@ _log = logging.getLogger("lbctl.hub")
 _SAVE_INTERVAL_S = 5.0
 _HUNG_S = 1.5
 """A worker reports four times a second; one that was silent so long is not waited for."""
+_STARTS_S = 5.0
+"""An lb whose workers serve has a controller within a second."""
 _BACKLOG = 128
 _WORKERS_LIMIT = 512  # of all lbs, those that drain included
 _KEPT_LIVES = 64
@@ -100,7 +103,8 @@ class _Peer:
     lb: str
     writer: asyncio.StreamWriter
     processes: tuple[Process, ...] = ()
-    reloading: asyncio.Future[str] | None = None
+    reloading: asyncio.Future[str] | None = None  # its answer: the error, or ""
+    target: str = ""  # the digest of the settings that it reloads to
 
 
 class Hub:
@@ -112,14 +116,16 @@ class Hub:
         peer_uids: Collection[int],
         on_suspect: Callable[[str], None],
         on_failing: Callable[[str, Failure], None],
+        lb: str = "",
     ) -> None:
         """`on_suspect(backend_id)` hears of a live request that failed, `on_failing(backend_id,
-        cause)` of a row of them.
+        cause)` of a row of them. `lb` is the name of this one, where there are several.
         """
         self._paths = paths
         self._peer_uids = peer_uids
         self._on_suspect = on_suspect
         self._on_failing = on_failing
+        self._lb = lb
         self._snapshot: Snapshot | None = None
         self._workers: set[_Worker] = set()
         self._peers: set[_Peer] = set()
@@ -171,9 +177,7 @@ class Hub:
                 worker.revision == newest or worker.heard_s < hung for worker in self._workers
             )
 
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(settled)
+        await self._until(settled, deadline_s)
         return self.in_flight(backend_id)
 
     def in_flight(self, backend_id: str) -> int:
@@ -224,28 +228,30 @@ class Hub:
         def complete() -> bool:
             return sum(worker.revision >= 0 for worker in self._workers) >= count
 
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s), self._changed:
-                await self._changed.wait_for(complete)
+        await self._until(complete, deadline_s)
 
     # The other lbs.
 
     def peers(self) -> list[tuple[str, tuple[Process, ...]]]:
-        """The lbs that follow this one, and their processes, by name."""
-        return sorted((peer.lb, peer.processes) for peer in self._peers)
+        """The lbs that follow this one, and their processes, by name. While one is replaced by
+        another of that name, both.
+        """
+        return sorted(((peer.lb, peer.processes) for peer in self._peers), key=itemgetter(0))
 
     async def reload_peers(self, within_s: float) -> None:
         """Have each reload, one after the other, and come back: at no time may all controllers
-        be on their way. Raises OperationError that names who did not reload.
+        be on their way. An lb that serves, but has no controller yet, is waited for: one that has
+        just started. Raises OperationError that names who did not reload.
         """
+        await self._until(self._all_follow, min(within_s, _STARTS_S))
+        for lb in self._without_controller():
+            _log.warning("lb %s has no controller: it is to reload when it has one", lb)
         for peer in sorted(self._peers, key=lambda peer: peer.lb):
             if peer not in self._peers:
                 continue  # it left meanwhile; it is set right when it comes back
-            peer.reloading = asyncio.get_running_loop().create_future()
-            peer.writer.write(wire.encode({"reload": {}}))
             try:
                 async with asyncio.timeout(within_s):
-                    error = await peer.reloading
+                    error = await self._told_to_reload(peer)
             except TimeoutError:
                 error = f"it did not within {within_s:g} s"
             finally:
@@ -260,11 +266,23 @@ class Hub:
         def there() -> bool:
             return any(one.lb == peer.lb and one is not peer for one in self._peers)
 
-        try:
-            async with asyncio.timeout(within_s), self._changed:
-                await self._changed.wait_for(there)
-        except TimeoutError:
+        if not await self._until(there, within_s):
             _log.warning("the controller of lb %s is not back after its reload", peer.lb)
+
+    def _without_controller(self) -> set[str]:
+        """The lbs that workers here belong to, and nobody speaks for."""
+        named = {worker.name.rpartition("/")[0] for worker in self._workers}
+        return named - {peer.lb for peer in self._peers} - {self._lb}
+
+    def _all_follow(self) -> bool:
+        return not self._without_controller()
+
+    async def _until(self, true: Callable[[], bool], within_s: float) -> bool:
+        """Wait for it; returns whether it came true in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s), self._changed:
+                await self._changed.wait_for(true)
+        return true()
 
     # The socket.
 
@@ -308,7 +326,16 @@ class Hub:
         if settings and settings != self.settings_digest() and known not in self._set_right:
             self._set_right.add(known)
             _log.info("lb %s has other settings: it is to reload", peer.lb)
+            self._told_to_reload(peer)
+
+    def _told_to_reload(self, peer: _Peer) -> asyncio.Future[str]:
+        """Tell it, where it does not reload to the same settings already; its answer is to come."""
+        target, answer = self.settings_digest(), peer.reloading
+        if answer is None or peer.target != target or (answer.done() and answer.result()):
+            answer = peer.reloading = asyncio.get_running_loop().create_future()
+            peer.target = target
             peer.writer.write(wire.encode({"reload": {}}))
+        return answer
 
     async def _serve_peer(self, peer: _Peer, reader: asyncio.StreamReader) -> None:
         self._peers.add(peer)

@@ -113,6 +113,7 @@ class Supervisor:
             self._controller_body,
             death_signal=signal.SIGKILL,
         )
+        self._controlled = False  # whether its controller ever got so far
         self._rates = Rates()
         self._crew = self._new_crew(config)
         self._crew.settled = True
@@ -239,9 +240,10 @@ class Supervisor:
         self._loop.later(_WATCH_INTERVAL_S, self._look_after)
 
     def _keep_ready(self) -> None:
-        """A file says whether this lb serves, for whoever replaces one by another."""
+        """A file says whether this lb serves, and may lead, for whoever replaces one by another."""
         if not self._ending:
-            ready = self._crew.ready
+            self._controlled = self._controlled or self._pulse.beat_s(0) > 0
+            ready = self._crew.ready and self._controlled
             keep_ready(self._paths, ready)
             self._loop.later(_WATCH_INTERVAL_S if ready else _CREW_POLL_S, self._keep_ready)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,12 +85,13 @@ async def test_a_reload_is_done_when_no_controller_of_before_is_left(port: Port)
         before,
         {"a": 1, "b": 2},
         None,  # one takes the other's place
-        {"b": 2},
+        {"b": 2},  # and the other is not back yet
+        {"a": 2, "b": 2},
     ]
     async with AdminClient(port.url) as client:
         await client.reload({"fall": 7}, "token")
-    assert port.statuses == [{"b": 2}]
-    assert [method for method, _ in port.asked] == ["GET", "POST", "GET", "GET", "GET", "GET"]
+    assert port.statuses == [{"a": 2, "b": 2}]
+    assert [method for method, _ in port.asked] == ["GET", "POST"] + ["GET"] * 5
 
 
 async def test_controllers_that_stay_are_told(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +99,29 @@ async def test_controllers_that_stay_are_told(port: Port, monkeypatch: pytest.Mo
     async with AdminClient(port.url) as client:
         with pytest.raises(DeadlineError, match="were not renewed"):
             await client.reload(None, "token")
+
+
+async def test_a_stack_is_well_when_who_leads_knows_every_lb(port: Port) -> None:
+    port.statuses = [None, {}, {"a": 1}, {"a": 1}, {"a": 1, "b": 1}]
+    async with AdminClient(port.url) as client:
+        await client.healthy(("a", "b"), scaled(5))
+    assert port.statuses == [{"a": 1, "b": 1}]
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [(None, "the admin port .* does not answer.*"), ({"a": 1}, "no controller of lb b and c")],
+)
+async def test_what_is_wrong_with_a_stack_is_told(
+    port: Port, last: dict[str, int] | None, why: str
+) -> None:
+    port.statuses = [last]
+    async with AdminClient(port.url) as client:
+        with pytest.raises(DeadlineError) as caught:
+            await client.healthy(("a", "b", "c"), 0.05)
+    said, where = str(caught.value).splitlines()
+    assert re.fullmatch(f"the lb started, but is not well after 0.05 s: {why}", said)
+    assert where == "`lbctl logs` shows what it says"
 
 
 @pytest.mark.parametrize(

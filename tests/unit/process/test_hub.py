@@ -100,6 +100,7 @@ async def serving(
         {os.geteuid() if uid is None else uid},
         heard.append,
         lambda backend_id, cause: rows.append((backend_id, cause)),
+        lb="a",
     )
     await hub.start()
     try:
@@ -120,9 +121,9 @@ async def connect(paths: Paths) -> ScriptedWorker:
     return worker
 
 
-async def join(paths: Paths, life: str = "life-1") -> ScriptedWorker:
+async def join(paths: Paths, life: str = "life-1", name: str = "worker-0") -> ScriptedWorker:
     worker = await connect(paths)
-    worker.say({"hello": {"life": life, "name": "worker-0", "pid": os.getpid()}})
+    worker.say({"hello": {"life": life, "name": name, "pid": os.getpid()}})
     return worker
 
 
@@ -365,6 +366,10 @@ class ScriptedPeer:
         async with asyncio.timeout(scaled(5)):
             return wire.decode(await self._end.reader.readline())
 
+    async def rest(self) -> bytes:
+        async with asyncio.timeout(scaled(5)):
+            return await self._end.reader.read()
+
     async def leave(self) -> None:
         open_ends.remove(self._end)
         await self._end.leave()
@@ -389,6 +394,15 @@ async def test_the_processes_of_another_lb_are_known_as_long_as_it_is_there(path
         assert (process.lb, process.name, process.started_at) == ("b", "b/worker-0", WHEN)
         await open_ends.pop().leave()
         await eventually(lambda: not hub.peers())
+
+
+async def test_an_lb_that_is_replaced_is_there_twice(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        for pid in (7, 8):
+            rows = wire.process_rows([Process("worker", "b/worker-0", pid, 0, WHEN, "b")])
+            (await follow(paths, "b")).say({"processes": rows})
+        await eventually(lambda: len([True for _, rows in hub.peers() if rows]) == 2)
+        assert {one.pid for _, (one,) in hub.peers()} == {7, 8}
 
 
 async def test_other_lbs_reload_one_after_the_other(paths: Paths) -> None:
@@ -489,6 +503,35 @@ async def test_an_lb_that_missed_a_reload_is_set_right_once(paths: Paths) -> Non
             if not again:
                 await open_ends.pop().leave()
                 await eventually(lambda: [lb for lb, _ in hub.peers()] == ["c"])
+
+
+async def test_an_lb_that_serves_and_has_no_controller_yet_is_waited_for(paths: Paths) -> None:
+    async with serving(paths) as hub:
+        hub.settings_digest = lambda: "new"
+        (await join(paths, name="b/worker-0")).report(0)
+        await hub.connected(1, scaled(5))
+        reloading = asyncio.create_task(hub.reload_peers(scaled(5)))
+        peer = ScriptedPeer(await connect(paths))
+        peer.say({"peer": "b", "settings": "old"})
+        assert await peer.heard() == {"reload": {}}
+        assert not reloading.done()
+        peer.say({"reloaded": ""})
+        await follow(paths, "b")
+        await reloading
+        await hub.close()
+        assert await peer.rest() == b""
+
+
+async def test_an_lb_that_has_no_controller_for_long_is_not_waited_for(
+    paths: Paths, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(paths) as hub:
+        for lb in "ab":
+            (await join(paths, f"life-{lb}", f"{lb}/worker-0")).report(0)
+        await hub.connected(2, scaled(5))
+        await hub.reload_peers(0.1)
+    assert "lb b has no controller: it is to reload when it has one" in caplog.text
+    assert "lb a" not in caplog.text  # it is the one that leads
 
 
 async def test_one_that_left_while_others_reload_is_not_waited_for(paths: Paths) -> None:

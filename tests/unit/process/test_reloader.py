@@ -16,6 +16,7 @@ from lbctl.paths import Paths
 from lbctl.process.controller import Reloader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from lbctl.process.host import SupervisorClient
@@ -28,6 +29,7 @@ class FakeLbs:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.failing: set[str] = set()
+        self.heard: Callable[[], object] = list  # whenever one is told to reload
 
     async def reload_peers(self, within_s: float) -> None:  # noqa: ARG002 - as the hub's
         await self._do("peers")
@@ -37,6 +39,7 @@ class FakeLbs:
 
     async def _do(self, what: str) -> None:
         self.calls.append(what)
+        self.heard()
         if what in self.failing:
             raise OperationError("they do not serve")
 
@@ -112,6 +115,26 @@ def test_the_digest_is_of_what_can_differ(paths: Paths) -> None:
     assert reloader(paths, FakeLbs()).digest() == one
     assert digest_of(replace(Config(), workers=3)) != one
     assert digest_of(replace(Config(), port=81, bind="127.0.0.1")) == one
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_lb_that_comes_back_while_others_reload_has_what_it_is_to_have(
+    paths: Paths, fails: bool
+) -> None:
+    """Held against the settings of before, it would be told to reload once more."""
+    lbs, told = FakeLbs(), list[str]()
+    it = reloader(paths, lbs)
+    lbs.heard = lambda: told.append(it.digest())
+    old, new = digest_of(Config()), digest_of(replace(Config(), workers=3))
+    if fails:
+        lbs.failing.add("own")
+        with pytest.raises(OperationError):
+            await it.reload({"workers": 3})
+        assert told == [new, new, old]
+    else:
+        await it.reload({"workers": 3})
+        assert told == [new, new]
+        assert it.digest() == new
 
 
 async def test_the_history_hears_what_changed(paths: Paths) -> None:
