@@ -4,9 +4,12 @@ each time all is right again, and no more is lost than was promised.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -184,12 +187,46 @@ def assert_up_changes_nothing(stage: Stage) -> None:
         assert before[key] == after[key], (key, result)
 
 
-def test_upgrade_costs_no_request(stage: Stage) -> None:
+@contextlib.contextmanager
+def refusals(stage: Stage) -> Iterator[list[str]]:
+    """The errors that the admin port answers meanwhile when it is asked for the status: it may
+    not answer for a moment, but what it answers is one.
+    """
+    found: list[str] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                get(f"{stage.cli.admin_url}/api/v1/status")
+            except urllib.error.HTTPError as error:
+                found.append(str(error))
+            except OSError:
+                pass
+            time.sleep(0.01)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        asking.join()
+
+
+@pytest.mark.parametrize("leader", ["a", "b"])
+def test_upgrade_costs_no_request(stage: Stage, leader: str) -> None:
+    """Whichever leads when lb a is replaced. (A reload makes the other one lead.)"""
+    if stage.cli.status()["leader"] == leader:
+        stage.cli.ok("reload")
     before = stage.cli.status()
     ids = [inspect(lb)["Id"] for lb in stage.lbs]
     load = load_on(stage, seconds=12)
     stage.cli.ok("reload", "--fall", "7")
-    printed = stage.cli.ok("upgrade")
+    assert stage.cli.status()["leader"] == leader
+    with refusals(stage) as refused:
+        printed = stage.cli.ok("upgrade")
+    assert refused == []
     assert stage.lbs == [stage.project.names.lb(lb) for lb in "ab"]
     assert stage.cli.status()["settings"]["fall"] == 7
     stage.cli.ok("reload", "--fall", "3")
