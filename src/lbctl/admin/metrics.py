@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from itertools import accumulate
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -206,7 +207,7 @@ class LbCollector(Collector):
     def _of_processes(self) -> Metric:
         times = {  # one that drains has the name of the one that took its place
             each.name: each.started_at.timestamp()
-            for each in self._traffic.processes()
+            for each in sorted(self._traffic.processes(), key=attrgetter("started_at"))
             if each.role != "draining"
         }
         return _gauge(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ANSWER_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.05
 _RELOAD_TIMEOUT_S = 60.0
+_BACK_S = 2.0  # the last controller to be renewed needs a fraction of that
 _ROTATE_TIMEOUT_S = 30.0  # the lb gives up on backends after 10
 _STREAM_TIMEOUT_S = 45.0  # three comments of an idle stream that did not come
 _HANDOVER_S = 2.0
@@ -277,26 +278,37 @@ class AdminClient:
         """`GET /metrics`, in Prometheus' text format."""
         return await self._ask("GET", "/metrics")
 
-    async def healthy(self, lbs: Collection[str], within_s: float) -> None:
-        """Return as soon as the controller that leads answers, and knows those of all these lbs.
-        Raises DeadlineError with what was wrong at the last try.
+    async def healthy(self, within_s: float) -> None:
+        """Return as soon as the controller answers. Raises DeadlineError with what was wrong
+        at the last try.
         """
         end_s = time.monotonic() + within_s
         while True:
             try:
                 await self._ask("GET", "/healthz")
-                missing = set(lbs) - lbs_of(controllers(await self.status()))
-                if not missing:
-                    return
-                why = f"no controller of lb {' and '.join(sorted(missing))}"
             except OperationError as error:
-                why = str(error)
-            if time.monotonic() > end_s:
-                raise DeadlineError(
-                    f"the lb started, but is not well after {within_s:g} s: {why}\n"
-                    "`lbctl logs` shows what it says"
-                )
+                if time.monotonic() > end_s:
+                    raise DeadlineError(
+                        f"the lb started, but is not well after {within_s:g} s: {error}\n"
+                        "`lbctl logs` shows what it says"
+                    ) from error
+                await asyncio.sleep(_RETRY_INTERVAL_S)
+            else:
+                return
+
+    async def missing(self, lbs: Collection[str], within_s: float) -> list[str]:
+        """Wait until the controller that leads knows those of all these lbs, or so long. Returns
+        the names of those that it does not know.
+        """
+        end_s = time.monotonic() + within_s
+        missing = set(lbs)
+        while missing:
+            with contextlib.suppress(NoAnswerError):  # for now
+                missing = set(lbs) - lbs_of(controllers(await self.status()))
+            if not missing or time.monotonic() > end_s:
+                break
             await asyncio.sleep(_RETRY_INTERVAL_S)
+        return sorted(missing)
 
     async def scale(self, replicas: int, token: str, timeout_s: float) -> None:
         """Return when every list holds `replicas` backends. Raises DeadlineError that names
@@ -332,9 +344,8 @@ class AdminClient:
         )
 
     async def reload(self, settings: dict[str, Any] | None, token: str) -> None:
-        """Return when all workers and controllers are new ones, with these settings, and the one
-        that leads knows those of all lbs. Raises UsageError for settings that cannot be used;
-        then, as after any error, the old ones go on.
+        """Return when all workers and controllers are new ones, with these settings. Raises
+        UsageError for settings that cannot be used; then, as after any error, the old ones go on.
         """
         before = controllers(await self.status())
         await self._ask(
@@ -349,12 +360,12 @@ class AdminClient:
         # What is asked of a controller that is about to be renewed would be broken off.
         while True:
             with contextlib.suppress(NoAnswerError):  # for now
-                now = controllers(await self.status())
-                if not before & now and lbs_of(before) <= lbs_of(now):
-                    return
+                if not before & controllers(await self.status()):
+                    break
             if time.monotonic() > end_s:
                 raise DeadlineError("the controllers were not renewed after the reload")
             await asyncio.sleep(_RETRY_INTERVAL_S)
+        await self.missing(lbs_of(before), _BACK_S)
 
     async def served_list(self, url: str) -> str:
         """What `curl -s URL/` shows: the list, or that this machine may not see it."""

@@ -24,6 +24,7 @@ from lbctl.config import Deploy, changeable, overlay, settings_of
 from lbctl.core.iplist import address_key
 from lbctl.deploy import StackOptions, Unwatched
 from lbctl.errors import (
+    DeadlineError,
     EngineUnavailableError,
     ImageError,
     MachineError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 NEW_STACK_REPLICAS = 3
 _WELL_WITHIN_S = 30.0
+_FOLLOWS_S = 10.0  # a controller needs a second
 _TOKEN_RETRY_S = 0.05
 _END_INTERVAL_S = 1.0  # between two looks whether the stack is still there
 _SCALE_MARGIN_S = 10.0  # the lb gives up first, and says why
@@ -160,7 +162,7 @@ async def _fill(
 ) -> int:
     async with AdminClient(found.admin.url) as client:
         with screen.steps("waiting for the lb") as steps:
-            await client.healthy(found.lbs, _WELL_WITHIN_S)
+            await client.healthy(_WELL_WITHIN_S)
             token = await _token(stack)
             status = await client.status()
             replicas = settings.deploy.replicas or _kept(status)
@@ -168,6 +170,8 @@ async def _fill(
             await _bring_settings(screen, client, settings, token)
         with screen.steps("backends in rotation") as steps:
             await _scale(client, replicas, token, settings, steps)
+        for lb in await client.missing(found.lbs, _FOLLOWS_S):
+            screen.tell(f"lb {lb} runs, but does not follow the one that leads; see lbctl logs")
         status = await client.status()
         redirected, url = redirects(found, status), backends_url(found, status)
         served = await client.served_list(url)
@@ -291,7 +295,12 @@ async def replace_lbs(
         admin_bind=found.admin.host, admin_port=found.admin.port,
     )  # fmt: skip
     after = await stack.upgrade(_options(kept, build=build), progress or Unwatched())
-    await client.healthy(after.lbs, _WELL_WITHIN_S)
+    await client.healthy(_WELL_WITHIN_S)
+    if missing := await client.missing(after.lbs, _FOLLOWS_S):
+        raise DeadlineError(
+            f"lb {' and '.join(missing)} serves, but does not follow the one that leads\n"
+            "`lbctl logs` shows what it says"
+        )
     return after
 
 

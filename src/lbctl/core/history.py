@@ -214,27 +214,34 @@ def published(generation: int, holders: int, duration_s: float) -> Event:
     return Event(Kind.PUBLISH, text, str(generation), data)
 
 
-def process_events(before: Iterable[Process], after: Iterable[Process]) -> Iterator[Event]:
+def process_events(
+    before: Iterable[Process], after: Iterable[Process], since: datetime
+) -> Iterator[Event]:
     """Processes that came, went, or took another's place between two looks. A worker of before a
-    reload has its successor's name, and is gone as far as anybody asks.
+    reload has its successor's name, and is gone as far as anybody asks. One that runs since before
+    `since`, when the looking began, has not come: it is only known now.
+
+    An lb that is replaced has its successor's name too, and maybe its pids.
     """
     old, new = (
-        {one.name: one for one in processes if one.role != "draining"}
+        {(one.name, one.started_at, one.pid): one for one in processes if one.role != "draining"}
         for processes in (before, after)
     )
-    for name in sorted(old.keys() | new.keys()):
-        was, now = old.get(name), new.get(name)
-        one = now or was
-        if one is None or (was is not None and now is not None and was.pid == now.pid):
-            continue
-        if now is None:
-            text = "ended"
-        elif was is None:
-            text = "started"
-        else:
-            text = f"started again, in the place of pid {was.pid}"
-        data = {"role": one.role, "pid": one.pid, "restarts": one.restarts, "lb": one.lb}
-        yield Event(Kind.PROCESS, text, name, data)
+    gone = {old[key].name: old[key] for key in old.keys() - new.keys()}
+    for key in sorted(new.keys() - old.keys()):
+        now = new[key]
+        was = gone.pop(now.name, None)
+        if was is not None:
+            yield _process_event(now, f"started again, in the place of pid {was.pid}")
+        elif now.started_at >= since:
+            yield _process_event(now, "started")
+    for name in sorted(gone):
+        yield _process_event(gone[name], "ended")
+
+
+def _process_event(one: Process, text: str) -> Event:
+    data = {"role": one.role, "pid": one.pid, "restarts": one.restarts, "lb": one.lb}
+    return Event(Kind.PROCESS, text, one.name, data)
 
 
 def member_document(member: Member) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Address(NamedTuple):
 class FoundStack:
     """A stack of this project that is there. `lb` names its container or process; with
     `running` False it has ended (or never started), and `up` or `down` is what helps. `lbs` are
-    the names of those that run, where they have names.
+    the names of those that are at work, where they have names.
     """
 
     runtime: str

@@ -245,12 +245,12 @@ class DockerStack:
 
     def _found(self, present: Present) -> FoundStack:
         pod, lbs = present.pod, list(present.lbs.values())
-        alive = tuple(name for name, lb in present.lbs.items() if name and runs(lb))
+        alive = tuple(name for name, lb in present.lbs.items() if runs(lb))
         return FoundStack(
             runtime=self.runtime,
             project=self._names.project,
             lb=" and ".join(name_of(lb) for lb in lbs) or "no lb",
-            lbs=alive,
+            lbs=tuple(name for name in alive if not present.lbs[name]["State"]["Paused"]),
             running=pod is not None and runs(pod) and bool(alive),
             traffic=published(pod, TRAFFIC_PORT),
             admin=published(pod, ADMIN_PORT),

@@ -16,7 +16,9 @@ import os
 import signal
 import socket
 import struct
+from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,8 @@ class Controller:
         beating = loop.create_task(_beat(pulse))
         await self._supervisor.connect(supervisor)
         async with contextlib.AsyncExitStack() as cleanup:
-            controlling = loop.create_task(self._control(admin, cleanup))
+            ready = partial(pulse.tell_ready, 0)
+            controlling = loop.create_task(self._control(admin, ready, cleanup))
             stopping = loop.create_task(stop.wait())
             await asyncio.wait({controlling, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -124,22 +127,30 @@ class Controller:
                 await controlling
         beating.cancel()
 
-    async def _lead(self) -> None:
-        """Return as the one that decides; follow the one that does until then."""
+    async def _lead(self, ready: Callable[[], None]) -> None:
+        """Return as the one that decides; follow the one that does until then. Either way it is
+        `ready`: it knows its place.
+        """
         leadership = Leadership(self._paths.leader)
         following = None
         if self._lb:
             following = asyncio.create_task(
-                follow(self._lb, digest_of(self._config), self._paths, self._supervisor)
+                follow(self._lb, digest_of(self._config), self._paths, self._supervisor, ready)
             )
         await leadership.acquire()
+        ready()
         if following is not None:
             following.cancel()
             _log.info("this lb leads now")
 
-    async def _control(self, admin: socket.socket, cleanup: contextlib.AsyncExitStack) -> None:
+    async def _control(
+        self,
+        admin: socket.socket,
+        ready: Callable[[], None],
+        cleanup: contextlib.AsyncExitStack,
+    ) -> None:
         config, paths = self._config, self._paths
-        await self._lead()
+        await self._lead(ready)
         await self._ensure_tokens()
         # With what the last one saved.
         self._hub = Hub(paths, self._worker_uids, self._suspect, self._failing, self._lb)
@@ -331,8 +342,8 @@ class _Traffic:
         self._hub.keep()
 
     def processes(self) -> Sequence[Process]:
-        others = (process for _, processes in self._hub.peers() for process in processes)
-        return sorted((*self._supervisor.processes(), *others), key=lambda process: process.lb)
+        everyone = (*self._supervisor.processes(), *self._hub.peers.processes())
+        return sorted(everyone, key=attrgetter("lb"))
 
     def certificates(self) -> Sequence[Certificate]:
         return self._supervisor.certificates()
@@ -430,11 +441,11 @@ def _of_reload(text: str, changed: Mapping[str, Any]) -> Event:
 
 async def tell_processes(traffic: Traffic, record: Callable[[Event], None]) -> None:
     """Until cancelled: the history hears which processes of the lbs come and go."""
-    before = traffic.processes()
+    before, since = traffic.processes(), datetime.now(UTC)
     while True:
         await asyncio.sleep(_PROCESSES_S)
         after = traffic.processes()
-        for event in process_events(before, after):
+        for event in process_events(before, after, since):
             record(event)
         before = after
 

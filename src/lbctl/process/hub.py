@@ -20,20 +20,19 @@ import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from lbctl.core.text import printable
-from lbctl.errors import OperationError
 from lbctl.model import BackendTraffic, Failure, TrafficTotals
 from lbctl.paths import write_atomically
 from lbctl.process import reports, wire
+from lbctl.process.peers import Peers
 from lbctl.sockets import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from lbctl.model import Process, Snapshot
+    from lbctl.model import Snapshot
     from lbctl.paths import Paths
 
 _log = logging.getLogger("lbctl.hub")
@@ -41,8 +40,6 @@ _log = logging.getLogger("lbctl.hub")
 _SAVE_INTERVAL_S = 5.0
 _HUNG_S = 1.5
 """A worker reports four times a second; one that was silent so long is not waited for."""
-_STARTS_S = 5.0
-"""An lb whose workers serve has a controller within a second."""
 _BACKLOG = 128
 _WORKERS_LIMIT = 512  # of all lbs, those that drain included
 _KEPT_LIVES = 64
@@ -96,17 +93,6 @@ class _Worker:
     tasks: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class _Peer:
-    """The controller of another lb, which does not lead."""
-
-    lb: str
-    writer: asyncio.StreamWriter
-    processes: tuple[Process, ...] = ()
-    reloading: asyncio.Future[str] | None = None  # its answer: the error, or ""
-    target: str = ""  # the digest of the settings that it reloads to
-
-
 class Hub:
     """Implements ports.Routes, and the workers' half of ports.Traffic."""
 
@@ -125,13 +111,11 @@ class Hub:
         self._peer_uids = peer_uids
         self._on_suspect = on_suspect
         self._on_failing = on_failing
-        self._lb = lb
         self._snapshot: Snapshot | None = None
         self._workers: set[_Worker] = set()
-        self._peers: set[_Peer] = set()
-        self.settings_digest: Callable[[], str] = str  # of this lb, set by its owner
-        self._set_right: set[tuple[str, str]] = set()  # peers, by what they were set to
         self._changed = asyncio.Condition()
+        self.settings_digest: Callable[[], str] = str  # of every lb, set by its owner
+        self.peers = Peers(lb, lambda: self.settings_digest(), self._changed)
         self._server: asyncio.Server | None = None
         self._saving: asyncio.Task[None] | None = None
         self._lives: dict[str, _Life] = _load(paths)
@@ -150,9 +134,9 @@ class Hub:
             self._server.close()
         if self._saving is not None:
             self._saving.cancel()
-        writers = [one.writer for one in self._workers] + [one.writer for one in self._peers]
-        for writer in writers:
-            writer.close()
+        for worker in self._workers:
+            worker.writer.close()
+        self.peers.close()
         self._save()
 
     # ports.Routes
@@ -232,57 +216,20 @@ class Hub:
 
     # The other lbs.
 
-    def peers(self) -> list[tuple[str, tuple[Process, ...]]]:
-        """The lbs that follow this one, and their processes, by name. While one is replaced by
-        another of that name, both.
-        """
-        return sorted(((peer.lb, peer.processes) for peer in self._peers), key=itemgetter(0))
-
     async def reload_peers(self, within_s: float) -> None:
-        """Have each reload, one after the other, and come back: at no time may all controllers
-        be on their way. An lb that serves, but has no controller yet, is waited for: one that has
-        just started. Raises OperationError that names who did not reload.
-        """
-        await self._until(self._all_follow, min(within_s, _STARTS_S))
-        for lb in self._without_controller():
-            _log.warning("lb %s has no controller: it is to reload when it has one", lb)
-        for peer in sorted(self._peers, key=lambda peer: peer.lb):
-            if peer not in self._peers:
-                continue  # it left meanwhile; it is set right when it comes back
-            try:
-                async with asyncio.timeout(within_s):
-                    error = await self._told_to_reload(peer)
-            except TimeoutError:
-                error = f"it did not within {within_s:g} s"
-            finally:
-                peer.reloading = None
-            if error:
-                raise OperationError(f"lb {peer.lb} has not reloaded: {error}")
-            await self._back(peer, within_s)
+        """Have each reload, one after the other. Raises OperationError that names who did not."""
+        await self.peers.reload(within_s, self._serving)
 
-    async def _back(self, peer: _Peer, within_s: float) -> None:
-        """Wait for the controller that takes this one's place after a reload."""
+    def _serving(self) -> set[str]:
+        """The lbs that have workers here, by name."""
+        named = (worker.name.rpartition("/")[0] for worker in self._workers)
+        return {lb for lb in named if lb}
 
-        def there() -> bool:
-            return any(one.lb == peer.lb and one is not peer for one in self._peers)
-
-        if not await self._until(there, within_s):
-            _log.warning("the controller of lb %s is not back after its reload", peer.lb)
-
-    def _without_controller(self) -> set[str]:
-        """The lbs that workers here belong to, and nobody speaks for."""
-        named = {worker.name.rpartition("/")[0] for worker in self._workers}
-        return named - {peer.lb for peer in self._peers} - {self._lb}
-
-    def _all_follow(self) -> bool:
-        return not self._without_controller()
-
-    async def _until(self, true: Callable[[], bool], within_s: float) -> bool:
-        """Wait for it; returns whether it came true in time."""
+    async def _until(self, true: Callable[[], bool], within_s: float) -> None:
+        """Wait for it, or until so much time has passed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s), self._changed:
                 await self._changed.wait_for(true)
-        return true()
 
     # The socket.
 
@@ -296,9 +243,8 @@ class Hub:
         try:
             greeting = wire.decode(await reader.readline())
             if "peer" in greeting and uid == os.geteuid():  # no worker may say that it is one
-                peer = _Peer(str(greeting["peer"]), writer)
-                self._set_peer_right(peer, str(greeting.get("settings", "")))
-                await self._serve_peer(peer, reader)
+                lb, settings = str(greeting["peer"]), str(greeting.get("settings", ""))
+                await self.peers.serve(lb, settings, reader, writer)
                 return
             name, pid, life = reports.read_hello(greeting["hello"])
             if len(self._workers) >= _WORKERS_LIMIT:
@@ -317,40 +263,6 @@ class Hub:
             if worker is not None:
                 self._workers.discard(worker)
                 await self._notify()
-
-    def _set_peer_right(self, peer: _Peer, settings: str) -> None:
-        """Have one reload that missed a reload. Once: where it is set to something else in its
-        environment, that is how it stays.
-        """
-        known = (peer.lb, settings)
-        if settings and settings != self.settings_digest() and known not in self._set_right:
-            self._set_right.add(known)
-            _log.info("lb %s has other settings: it is to reload", peer.lb)
-            self._told_to_reload(peer)
-
-    def _told_to_reload(self, peer: _Peer) -> asyncio.Future[str]:
-        """Tell it, where it does not reload to the same settings already; its answer is to come."""
-        target, answer = self.settings_digest(), peer.reloading
-        if answer is None or peer.target != target or (answer.done() and answer.result()):
-            answer = peer.reloading = asyncio.get_running_loop().create_future()
-            peer.target = target
-            peer.writer.write(wire.encode({"reload": {}}))
-        return answer
-
-    async def _serve_peer(self, peer: _Peer, reader: asyncio.StreamReader) -> None:
-        self._peers.add(peer)
-        await self._notify()
-        try:
-            while line := await reader.readline():
-                document = wire.decode(line)
-                if "processes" in document:
-                    peer.processes = wire.processes_of(document["processes"], peer.lb)
-                elif peer.reloading is not None and not peer.reloading.done():
-                    peer.reloading.set_result(str(document["reloaded"]))
-        finally:
-            self._peers.discard(peer)
-            if peer.reloading is not None and not peer.reloading.done():
-                peer.reloading.set_result("its controller is gone")
 
     async def _heard(self, worker: _Worker, document: dict[str, Any]) -> None:
         if "suspect" in document:

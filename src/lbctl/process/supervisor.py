@@ -43,7 +43,7 @@ from lbctl.process.holdings import keep_ready, listen, lock, rotate, share_alive
 from lbctl.process.ledgers import Rates
 from lbctl.process.loop import Loop
 from lbctl.process.renewal import LOOK_INTERVAL_S, Renewal
-from lbctl.process.wire import certificate_rows
+from lbctl.process.wire import ENDING, certificate_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,7 @@ class Supervisor:
             self._controller_body,
             death_signal=signal.SIGKILL,
         )
-        self._controlled = False  # whether its controller ever got so far
+        self._controlled = False  # whether its controller ever led, or found whom to follow
         self._rates = Rates()
         self._crew = self._new_crew(config)
         self._crew.settled = True
@@ -240,9 +240,11 @@ class Supervisor:
         self._loop.later(_WATCH_INTERVAL_S, self._look_after)
 
     def _keep_ready(self) -> None:
-        """A file says whether this lb serves, and may lead, for whoever replaces one by another."""
+        """A file says whether this lb is whole, for whoever replaces one by another. Its workers
+        serve without the controller: that one may go again.
+        """
         if not self._ending:
-            self._controlled = self._controlled or self._pulse.beat_s(0) > 0
+            self._controlled = self._controlled or self._pulse.is_ready(0)
             ready = self._crew.ready and self._controlled
             keep_ready(self._paths, ready)
             self._loop.later(_WATCH_INTERVAL_S if ready else _CREW_POLL_S, self._keep_ready)
@@ -254,7 +256,7 @@ class Supervisor:
         "", or with why all is as it was.
         """
         if self._next is not None or self._ending:
-            done("the lb is ending" if self._ending else "a reload is under way")
+            done(ENDING if self._ending else "a reload is under way")
             return
         try:
             config = self._reread()
@@ -283,7 +285,7 @@ class Supervisor:
 
     def _await(self, crew: Crew, deadline_s: float, done: Callable[[str], None]) -> None:
         if self._ending:
-            done("the lb is ending")
+            done(ENDING)
         elif crew.ready:
             self._settle(crew, done)
         elif crew.alive != crew.workers or time.monotonic() > deadline_s:
@@ -379,7 +381,7 @@ class Supervisor:
         """Run argv under `name`, restarted until it is stopped. Returns an error or ""."""
         name, argv, log = str(wish["name"]), [str(word) for word in wish["argv"]], wish["log"]
         if self._ending:
-            return "the lb is ending"
+            return ENDING
         if name in self._programs:
             return f"{name} runs already"
         body = partial(_program_body, argv, str(log), self._alive)

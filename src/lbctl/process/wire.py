@@ -23,6 +23,9 @@ from lbctl.model import Backend, Certificate, Process, Snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ENDING = "the lb is ending"
+"""Why a reload was not done, where that is no reason to give it up for all lbs."""
+
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 """Of one document; a snapshot of 10,000 backends has two million."""
 

@@ -170,6 +170,7 @@ class FakeStack:
         self.lb = lb
         self.there = False
         self.running = True
+        self.lbs: tuple[str, ...] = ()
         self.ending = False  # another command is at work, and that is `down`
         self.ends_after_s: float | None = None  # `up` has started it
         self.error: LbctlError | None = None
@@ -230,7 +231,9 @@ class FakeStack:
 
     def _found(self) -> FoundStack:
         lb = self.lb
-        return FoundStack(self.runtime, "shop", "lb", self.running, lb.traffic, lb.admin)
+        return FoundStack(
+            self.runtime, "shop", "lb", self.running, lb.traffic, lb.admin, lbs=self.lbs
+        )
 
 
 @dataclass

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from lbctl.errors import (
     OperationError,
     UsageError,
 )
-from lbctl.model import State
+from lbctl.model import Process, State
 from lbctl.process import supervisor
 from tests.unit.admin.fakes import backend_status
 from tests.unit.cli.machine import NO_ENGINE, Machine
@@ -179,6 +180,40 @@ def test_up_looks_once_more_where_nobody_answers_and_it_is_still_there(
     monkeypatch.setattr(AdminClient, "healthy", unanswered(2))
     typed = machine.type("up")
     assert (typed.status, typed.err.splitlines()[-1]) == (1, "lbctl: the admin port broke off")
+
+
+LBS = [
+    Process("controller", f"{lb}/controller", 7, 0, datetime(2026, 11, 28, 18, 40, tzinfo=UTC), lb)
+    for lb in "ab"
+]
+
+
+@pytest.mark.parametrize("command", ["up", "upgrade"])
+def test_who_leads_is_to_know_every_lb(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(up, "_FOLLOWS_S", 0.1)
+    machine.type("up")
+    machine.stacks["docker"].lbs = ("a", "b")
+    machine.lb.processes(LBS)
+    typed = machine.type(command)
+    assert typed.status == 0
+    assert "follow" not in typed.err
+
+    machine.lb.processes(LBS[:1])
+    typed = machine.type(command)
+    if command == "up":  # what can be done is done
+        assert typed.status == 0
+        assert "in rotation" in typed.out
+        assert typed.err.splitlines()[-1] == (
+            "lb b runs, but does not follow the one that leads; see lbctl logs"
+        )
+    else:
+        assert (typed.status, typed.out) == (DeadlineError.exit_status, "")
+        assert typed.err.splitlines()[-2:] == [
+            "lbctl: lb b serves, but does not follow the one that leads",
+            "`lbctl logs` shows what it says",
+        ]
 
 
 @pytest.mark.parametrize(

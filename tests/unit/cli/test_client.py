@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,27 +100,24 @@ async def test_controllers_that_stay_are_told(port: Port, monkeypatch: pytest.Mo
             await client.reload(None, "token")
 
 
-async def test_a_stack_is_well_when_who_leads_knows_every_lb(port: Port) -> None:
-    port.statuses = [None, {}, {"a": 1}, {"a": 1}, {"a": 1, "b": 1}]
+async def test_who_leads_is_to_know_every_lb(port: Port) -> None:
+    port.statuses = [None, {}, {"a": 1}, None, {"a": 1, "b": 1}]
     async with AdminClient(port.url) as client:
-        await client.healthy(("a", "b"), scaled(5))
-    assert port.statuses == [{"a": 1, "b": 1}]
+        assert await client.missing(("a", "b"), scaled(5)) == []
+        assert port.statuses == [{"a": 1, "b": 1}]
+        assert await client.missing(("d", "b", "c"), 0.05) == ["c", "d"]
+        port.asked.clear()
+        assert await client.missing((), scaled(5)) == []
+    assert port.asked == []
 
 
-@pytest.mark.parametrize(
-    ("last", "why"),
-    [(None, "the admin port .* does not answer.*"), ({"a": 1}, "no controller of lb b and c")],
-)
-async def test_what_is_wrong_with_a_stack_is_told(
-    port: Port, last: dict[str, int] | None, why: str
+async def test_a_reload_does_not_wait_for_ever_for_an_lb_that_went_away_meanwhile(
+    port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port.statuses = [last]
+    monkeypatch.setattr(client_module, "_BACK_S", 0.05)
+    port.statuses = [{"a": 1, "b": 1}, {"a": 2}]
     async with AdminClient(port.url) as client:
-        with pytest.raises(DeadlineError) as caught:
-            await client.healthy(("a", "b", "c"), 0.05)
-    said, where = str(caught.value).splitlines()
-    assert re.fullmatch(f"the lb started, but is not well after 0.05 s: {why}", said)
-    assert where == "`lbctl logs` shows what it says"
+        await client.reload(None, "token")
 
 
 @pytest.mark.parametrize(

@@ -120,28 +120,46 @@ def test_a_long_reason_is_cut() -> None:
     assert len(rest) == 10
 
 
-def process(name: str, pid: int, restarts: int = 0) -> Process:
-    return Process("worker", name, pid, restarts, AT, "a")
+def process(name: str, pid: int, restarts: int = 0, after_s: float = 0.0) -> Process:
+    return Process("worker", name, pid, restarts, AT + timedelta(seconds=after_s), "a")
 
 
 def test_processes_that_came_went_and_came_again() -> None:
     before = [process("w-0", 10), process("w-1", 11), process("w-2", 12)]
     after = [process("w-0", 10), process("w-1", 21, 1), process("w-3", 13)]
-    told = {one.subject: (one.kind, one.text) for one in process_events(before, after)}
+    told = {one.subject: (one.kind, one.text) for one in process_events(before, after, AT)}
     assert told == {
         "w-1": (Kind.PROCESS, "started again, in the place of pid 11"),
         "w-2": (Kind.PROCESS, "ended"),
         "w-3": (Kind.PROCESS, "started"),
     }
-    (again,) = [one for one in process_events(before, after) if one.subject == "w-1"]
+    (again,) = [one for one in process_events(before, after, AT) if one.subject == "w-1"]
     assert again.data == {"role": "worker", "pid": 21, "restarts": 1, "lb": "a"}
 
 
 def test_a_worker_that_drains_is_gone() -> None:
     drains = replace(process("w-0", 10), role="draining")
-    (told,) = process_events([process("w-0", 10)], [process("w-0", 20), drains])
+    (told,) = process_events([process("w-0", 10)], [process("w-0", 20), drains], AT)
     assert told.text == "started again, in the place of pid 10"
-    assert list(process_events([process("w-0", 20), drains], [process("w-0", 20)])) == []
+    assert list(process_events([process("w-0", 20), drains], [process("w-0", 20)], AT)) == []
+
+
+def test_one_that_ran_before_anybody_looked_has_not_come() -> None:
+    """A new leader hears of the other lb's a moment after it began."""
+    old, new = process("w-0", 10), process("w-1", 11, after_s=2)
+    (told,) = process_events([], [old, new], AT + timedelta(seconds=1))
+    assert (told.subject, told.text) == ("w-1", "started")
+
+
+def test_an_lb_that_is_replaced_by_one_with_its_names_and_pids() -> None:
+    old, new = process("w-0", 1), process("w-0", 1, after_s=5)
+    texts = [
+        [one.text for one in process_events(before, after, AT)]
+        for before, after in (([old], [old, new]), ([old, new], [new, old]), ([old, new], [new]))
+    ]
+    assert texts == [["started"], [], ["ended"]]
+    (told,) = process_events([old], [new], AT)
+    assert told.text == "started again, in the place of pid 1"
 
 
 def test_a_list_that_everybody_holds() -> None:

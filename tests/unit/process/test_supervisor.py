@@ -11,6 +11,7 @@ import pytest
 from lbctl.config import Config, Tls
 from lbctl.paths import Paths
 from lbctl.process import controller, logs, supervisor
+from lbctl.process.crew import Crew
 from lbctl.process.holdings import Sockets
 from lbctl.process.supervisor import Supervisor
 from tests.support.pairs import OPENSSL, make
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lbctl.process.children import Child
-    from lbctl.process.crew import Crew
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine")
 
@@ -95,6 +95,27 @@ def test_the_controllers_process_has_no_key(
     assert len(begun) == 1
     assert [one.credentials for one in it._crews()] == [None]
     assert it._renewal.certificates == []
+
+
+def test_an_lb_is_ready_when_its_controller_has_led_or_followed_once(
+    it: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Paths(tmp_path / "state", tmp_path / "secrets").ready
+
+    def look(*, workers: bool) -> bool:
+        monkeypatch.setattr(Crew, "ready", workers)
+        it._keep_ready()
+        return ready.exists()
+
+    assert not look(workers=True)
+    it._pulse.write(0, 0)  # its loop turns, and that is all
+    assert not look(workers=True)
+    it._pulse.tell_ready(0)
+    assert not look(workers=False)
+    assert look(workers=True)
+    it._pulse.vacate(0)  # it is started again
+    assert look(workers=True)
+    assert not look(workers=False)
 
 
 def test_who_is_killed_by_a_signal_without_a_name_is_started_again(
