@@ -223,10 +223,11 @@ async def _bring_settings(
 
 async def _reload(client: AdminClient, settings: dict[str, Any], token: str, steps: Steps) -> None:
     before = controllers(await client.status())
+    lbs = lbs_of(before)
 
     def show(status: Status) -> None:
-        renewed = lbs_of(controllers(status) - before)
-        steps.part(len(renewed), len(before), f"lbs: {len(renewed)} of {len(before)}")
+        renewed = lbs_of(controllers(status) - before) & lbs
+        steps.part(len(renewed), len(lbs), f"lbs: {len(renewed)} of {len(lbs)}")
 
     async with watched(client, show):
         await client.reload(settings, token)
