@@ -203,6 +203,8 @@ def asked_meanwhile(stage: Stage) -> Iterator[tuple[set[str], set[str]]]:
                 rows = json.loads(get(f"{stage.cli.admin_url}/api/v1/status"))["processes"]
             except urllib.error.HTTPError as error:
                 errors.add(str(error))
+            except (ValueError, KeyError) as error:
+                errors.add(f"no status: {error!r}")
             except OSError:
                 pass
             else:

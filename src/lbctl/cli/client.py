@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _ANSWER_TIMEOUT_S = 5.0
 _RETRY_INTERVAL_S = 0.05
 _RELOAD_TIMEOUT_S = 60.0
-_BACK_S = 2.0  # the last controller to be renewed needs a fraction of that
 _ROTATE_TIMEOUT_S = 30.0  # the lb gives up on backends after 10
 _STREAM_TIMEOUT_S = 45.0  # three comments of an idle stream that did not come
 _HANDOVER_S = 2.0
@@ -298,17 +297,20 @@ class AdminClient:
 
     async def missing(self, lbs: Collection[str], within_s: float) -> list[str]:
         """Wait until the controller that leads knows those of all these lbs, or so long. Returns
-        the names of those that it does not know.
+        the names of those that it does not know. Raises NoAnswerError where none leads.
         """
         end_s = time.monotonic() + within_s
-        missing = set(lbs)
-        while missing:
-            with contextlib.suppress(NoAnswerError):  # for now
+        while lbs:
+            late = time.monotonic() > end_s
+            try:
                 missing = set(lbs) - lbs_of(controllers(await self.status()))
-            if not missing or time.monotonic() > end_s:
-                break
+                if late or not missing:
+                    return sorted(missing)
+            except NoAnswerError:
+                if late:
+                    raise
             await asyncio.sleep(_RETRY_INTERVAL_S)
-        return sorted(missing)
+        return []
 
     async def scale(self, replicas: int, token: str, timeout_s: float) -> None:
         """Return when every list holds `replicas` backends. Raises DeadlineError that names
@@ -361,11 +363,10 @@ class AdminClient:
         while True:
             with contextlib.suppress(NoAnswerError):  # for now
                 if not before & controllers(await self.status()):
-                    break
+                    return
             if time.monotonic() > end_s:
                 raise DeadlineError("the controllers were not renewed after the reload")
             await asyncio.sleep(_RETRY_INTERVAL_S)
-        await self.missing(lbs_of(before), _BACK_S)
 
     async def served_list(self, url: str) -> str:
         """What `curl -s URL/` shows: the list, or that this machine may not see it."""

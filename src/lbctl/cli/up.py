@@ -170,8 +170,7 @@ async def _fill(
             await _bring_settings(screen, client, settings, token)
         with screen.steps("backends in rotation") as steps:
             await _scale(client, replicas, token, settings, steps)
-        for lb in await client.missing(found.lbs, _FOLLOWS_S):
-            screen.tell(f"lb {lb} runs, but does not follow the one that leads; see lbctl logs")
+        await _tell_missing(screen, client, found)
         status = await client.status()
         redirected, url = redirects(found, status), backends_url(found, status)
         served = await client.served_list(url)
@@ -188,6 +187,15 @@ async def _fill(
     for line in served.splitlines():
         screen.say(line)
     return 0
+
+
+async def _tell_missing(screen: Screen, client: AdminClient, found: FoundStack) -> None:
+    for lb in await client.missing(found.lbs, _FOLLOWS_S):
+        screen.tell(_does_not_follow(lb))
+
+
+def _does_not_follow(lb: str) -> str:
+    return f"lb {lb} runs, but does not follow the one that leads; see lbctl logs"
 
 
 def _document(found: FoundStack, status: Status, *, redirects: bool) -> dict[str, Any]:
@@ -248,6 +256,7 @@ async def reload(session: Session, settings: Config, *, as_json: bool) -> int:
         with session.screen.steps("reloading") as steps:
             await _reload(client, changeable(session.given()), token, steps)
         took_s = time.monotonic() - began_s
+        await _tell_missing(session.screen, client, found)
         settings_now = (await client.status())["settings"] if as_json else {}
     if as_json:
         session.screen.document({"settings": settings_now, "took_s": round(took_s, 3)})
@@ -298,10 +307,7 @@ async def replace_lbs(
     after = await stack.upgrade(_options(kept, build=build), progress or Unwatched())
     await client.healthy(_WELL_WITHIN_S)
     if missing := await client.missing(after.lbs, _FOLLOWS_S):
-        raise DeadlineError(
-            f"lb {' and '.join(missing)} serves, but does not follow the one that leads\n"
-            "`lbctl logs` shows what it says"
-        )
+        raise DeadlineError("\n".join(map(_does_not_follow, missing)))
     return after
 
 

@@ -151,13 +151,13 @@ class Controller:
     ) -> None:
         config, paths = self._config, self._paths
         await self._lead(ready)
-        await self._ensure_tokens()
-        # With what the last one saved.
+        # With what the last one saved. Whoever follows finds it, also where there is no token yet.
         self._hub = Hub(paths, self._worker_uids, self._suspect, self._failing, self._lb)
         reloader = Reloader(config, paths, self._supervisor, self._hub)
         self._hub.settings_digest = reloader.digest
         await self._hub.start()
         cleanup.push_async_callback(self._hub.close)
+        await self._ensure_tokens()
         store = JsonFile(paths.membership)
         journal = self._journal(reloader, store)
         cleanup.push_async_callback(journal.close)
@@ -361,7 +361,7 @@ class Reloader:
         self._paths = paths
         self._supervisor = supervisor
         self._hub = hub
-        self._target = config  # ahead of the other while the lbs reload
+        self._target = _last_changed(config, paths)  # ahead of the other while the lbs reload
         self._turn = asyncio.Lock()
         self.record: Callable[[Event], None] = unheard  # set by its owner
 
@@ -375,22 +375,22 @@ class Reloader:
                 config = overlay(config, settings, "settings")
                 refuse_fixed(self._config, config)
             changed = _changes(self._config, config)
-            before = self._kept()
+            before, target = self._kept(), self._target
             self._keep(settings or {})
             self._target = config
             try:
-                await self._hub.reload_peers(_PEER_RELOAD_S)
+                await self._hub.peers.reload(_PEER_RELOAD_S)
                 await self._supervisor.reload()
             except BaseException as error:
-                self._target = self._config
-                self.record(_of_reload(f"it did not work: {error}", changed))
+                self._target = target
+                why = error or "the controller ended"
+                self.record(_of_reload(f"it did not work: {why}", changed))
                 try:
                     self._write(before)
                 except OperationError as second:
                     _log.error("settings that do not work stay for the next start: %s", second)
                 else:
-                    with contextlib.suppress(OperationError):
-                        await self._hub.reload_peers(_PEER_RELOAD_S)  # those that had come so far
+                    await self._hub.peers.take_back(_PEER_RELOAD_S)
                 raise
             self._config = config
             self.record(_of_reload("new workers and controllers", changed))
@@ -424,6 +424,14 @@ class Reloader:
                 write_atomically(self._paths.serve, data, 0o600)
         except OSError as error:
             raise OperationError(f"the settings cannot be kept: {error.strerror}") from None
+
+
+def _last_changed(config: Config, paths: Paths) -> Config:
+    """With what was changed while this lb had no controller to hear it."""
+    try:
+        return overlay_file(config, paths.serve)
+    except (LbctlError, OSError):
+        return config
 
 
 def _changes(before: Config, after: Config) -> dict[str, Any]:
@@ -463,8 +471,7 @@ async def catch_up(config: Config, paths: Paths, supervisor: SupervisorClient) -
     leader told the others to reload, this one had no controller to hear it.
     """
     try:
-        missed = digest_of(overlay_file(config, paths.serve)) != digest_of(config)
-        if missed:
+        if digest_of(overlay_file(config, paths.serve)) != digest_of(config):
             _log.info("this lb missed a reload: it reloads now")
             await supervisor.reload()
     except (LbctlError, OSError) as error:

@@ -92,6 +92,10 @@ class _Worker:
     connections: dict[str, int] = field(default_factory=dict)
     tasks: int = 0
 
+    @property
+    def lb(self) -> str:
+        return self.name.rpartition("/")[0]
+
 
 class Hub:
     """Implements ports.Routes, and the workers' half of ports.Traffic."""
@@ -115,7 +119,7 @@ class Hub:
         self._workers: set[_Worker] = set()
         self._changed = asyncio.Condition()
         self.settings_digest: Callable[[], str] = str  # of every lb, set by its owner
-        self.peers = Peers(lb, lambda: self.settings_digest(), self._changed)
+        self.peers = Peers(lb, lambda: self.settings_digest(), self._serving, self._changed)
         self._server: asyncio.Server | None = None
         self._saving: asyncio.Task[None] | None = None
         self._lives: dict[str, _Life] = _load(paths)
@@ -214,16 +218,9 @@ class Hub:
 
         await self._until(complete, deadline_s)
 
-    # The other lbs.
-
-    async def reload_peers(self, within_s: float) -> None:
-        """Have each reload, one after the other. Raises OperationError that names who did not."""
-        await self.peers.reload(within_s, self._serving)
-
     def _serving(self) -> set[str]:
         """The lbs that have workers here, by name."""
-        named = (worker.name.rpartition("/")[0] for worker in self._workers)
-        return {lb for lb in named if lb}
+        return {worker.lb for worker in self._workers if worker.lb}
 
     async def _until(self, true: Callable[[], bool], within_s: float) -> None:
         """Wait for it, or until so much time has passed."""
@@ -262,6 +259,8 @@ class Hub:
             writer.close()
             if worker is not None:
                 self._workers.discard(worker)
+                if worker.lb not in self._serving():
+                    self.peers.forget(worker.lb)
                 await self._notify()
 
     async def _heard(self, worker: _Worker, document: dict[str, Any]) -> None:

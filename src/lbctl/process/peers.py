@@ -16,16 +16,16 @@ from lbctl.errors import OperationError
 from lbctl.process import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from lbctl.model import Process
 
 _log = logging.getLogger("lbctl.peers")
 
 _STARTS_S = 5.0
-"""An lb whose workers serve has a controller within a second."""
+"""An lb whose workers serve has a controller within a second, and after a reload another."""
 _RENEWAL_S = 2.0
-"""So long the processes of an lb are known whose controller went to be renewed."""
+"""So long a controller is known that went to be renewed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,16 +54,21 @@ class Peers:
     """Those that follow the controller of lb `lb`. Owned by the hub, whose socket they use."""
 
     def __init__(
-        self, lb: str, settings_digest: Callable[[], str], changed: asyncio.Condition
+        self,
+        lb: str,
+        settings_digest: Callable[[], str],
+        serving: Callable[[], set[str]],
+        changed: asyncio.Condition,
     ) -> None:
-        """`settings_digest` is of what every lb is to be set to; `changed` is told whenever one
-        comes or goes, a worker among them.
+        """`settings_digest` is of what every lb is to be set to; `serving` are the names of the lbs
+        that have workers; `changed` is told whenever one comes or goes, a worker among them.
         """
         self._lb = lb
         self._settings_digest = settings_digest
+        self._serving = serving
         self._changed = changed
         self._present: list[Peer] = []
-        self._renewed: dict[str, tuple[float, tuple[Process, ...]]] = {}  # by lb: since when
+        self._left: dict[str, tuple[float, Peer]] = {}  # by lb: the last one, and when
         self._set_right: set[tuple[str, str]] = set()  # by what they were set to
         self._numbered = 0
 
@@ -73,14 +78,19 @@ class Peers:
         return sorted(peer.lb for peer in self._present)
 
     def processes(self) -> list[Process]:
-        """Of the other lbs."""
+        """Of the other lbs. Those of one that serves stay known while it has no controller."""
         told = [process for peer in self._present for process in peer.processes]
         known = {process.lb for process in told}
-        latest_s = time.monotonic() - _RENEWAL_S
-        for lb, (left_s, processes) in self._renewed.items():
-            if lb not in known and left_s > latest_s:
-                told += processes
+        renewed_s = time.monotonic() - _RENEWAL_S
+        for lb in self._left.keys() & self._serving() - known:
+            left_s, peer = self._left[lb]
+            renewed = peer.is_renewed and left_s > renewed_s
+            told += [one for one in peer.processes if renewed or one.role != "controller"]
         return told
+
+    def forget(self, lb: str) -> None:
+        """The last worker of that lb is gone."""
+        self._left.pop(lb, None)
 
     def close(self) -> None:
         for peer in self._present:
@@ -106,8 +116,10 @@ class Peers:
                     peer.answered(str(document["reloaded"]))
         finally:
             self._present.remove(peer)
-            if peer.is_renewed:
-                self._renewed[lb] = (time.monotonic(), peer.processes)
+            if lb in self._serving():
+                self._left[lb] = (time.monotonic(), peer)
+            if not peer.is_renewed:  # it may have missed that as well
+                self._set_right.discard((lb, settings))
             peer.answered("its controller is gone")
             await self._notify()
 
@@ -121,23 +133,35 @@ class Peers:
             _log.info("lb %s has other settings: it is to reload", peer.lb)
             self._tell(peer)
 
-    async def reload(self, within_s: float, serving: Callable[[], Collection[str]]) -> None:
+    async def reload(self, within_s: float) -> None:
         """Have each reload, one after the other, and come back: at no time may all controllers
-        be on their way. `serving` are the names of the lbs that have workers: one of them that has
-        no controller yet, because it just starts, is waited for. Raises OperationError that names
-        who did not reload.
+        be on their way. One that serves and has no controller yet, because it just starts, is
+        waited for. Raises OperationError that names who did not reload.
         """
 
         def missing() -> set[str]:
-            return set(serving()) - {peer.lb for peer in self._present} - {self._lb}
+            return self._serving() - {peer.lb for peer in self._present} - {self._lb}
 
-        if not await self._until(lambda: not missing(), min(within_s, _STARTS_S)):
-            lbs = " and ".join(sorted(missing()))
-            _log.warning("lb %s has no controller that could be told to reload", lbs)
+        await self._until(lambda: not missing(), min(within_s, _STARTS_S))
+        for lb in sorted(missing()):
+            _log.warning("lb %s has no controller that could be told to reload", lb)
+        await self._reload_each(within_s)
+
+    async def take_back(self, within_s: float) -> None:
+        """After a reload that failed, for the settings of before: whoever may have come so far."""
+        await self._reload_each(within_s, tolerant=True)
+
+    async def _reload_each(self, within_s: float, *, tolerant: bool = False) -> None:
         renewed = set[Peer | None]()
         while left := [peer for peer in self._present if peer not in renewed]:
             peer = min(left, key=attrgetter("lb"))
-            renewed |= {peer, await self._reload_one(peer, within_s)}
+            renewed.add(peer)
+            try:
+                renewed.add(await self._reload_one(peer, within_s))
+            except OperationError as error:
+                if not tolerant:
+                    raise
+                _log.error("%s; it may go on with settings that did not work", error)
 
     async def _reload_one(self, peer: Peer, within_s: float) -> Peer | None:
         """Returns the controller that took its place, if one did."""
@@ -147,8 +171,8 @@ class Peers:
                 back = await self._back(peer, within_s)
                 if back is None or target == self._settings_digest():
                     return back
-                peer = back
-            elif peer not in self._present:
+                return await self._reload_one(back, within_s)
+            if peer not in self._present:
                 return None
         self._tell(peer)
         error = await self._answered(peer, within_s)
@@ -156,7 +180,10 @@ class Peers:
             return None
         if error:
             raise OperationError(f"lb {peer.lb} has not reloaded: {error}")
-        return await self._back(peer, within_s)
+        back = await self._back(peer, within_s)
+        if back is None or back.answer is None:
+            return back
+        return await self._reload_one(back, within_s)  # its environment makes it another again
 
     def _tell(self, peer: Peer) -> None:
         peer.answer = asyncio.get_running_loop().create_future()
@@ -178,7 +205,7 @@ class Peers:
             came = (one for one in self._present if one.lb == left.lb and one.number > left.newest)
             return next(came, None)
 
-        if not await self._until(lambda: back() is not None, within_s):
+        if not await self._until(lambda: back() is not None, min(within_s, _STARTS_S)):
             _log.warning("the controller of lb %s is not back after its reload", left.lb)
         return back()
 

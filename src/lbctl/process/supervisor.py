@@ -118,6 +118,7 @@ class Supervisor:
         self._crew = self._new_crew(config)
         self._crew.settled = True
         self._next: Crew | None = None  # while a reload is under way
+        self._reloaded: Callable[[str], None] = _unheard  # who waits for it
         self._drained: list[Crew] = []  # those of before that have not ended yet
         self._watch_over = Watch(config.heartbeat_timeout_s, _FIRST_BEAT_S, _WATCH_INTERVAL_S)
 
@@ -165,7 +166,7 @@ class Supervisor:
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             self._loop.call(self._end)
         if signal.SIGHUP in numbers:
-            self._loop.call(partial(self.reload, lambda _: None))
+            self._loop.call(partial(self.reload, _unheard))
         for child, status in self._children.reap():
             self._loop.call(partial(self._ended, child, status))
 
@@ -274,26 +275,29 @@ class Supervisor:
             return
         self._loop.later(LOOK_INTERVAL_S, self._look_at_certificates)
         if self._next is None and self._renewal.due(self._crew.credentials, time.monotonic()):
-            self._swap(self._config, lambda _: None)
+            self._swap(self._config, _unheard)
 
     def _swap(self, config: Config, done: Callable[[str], None]) -> None:
         _log.info("reloading: new workers start")
         crew = self._next = self._new_crew(config)
+        self._reloaded = done
         for child in crew.workers:
             self._start(child)
-        self._await(crew, time.monotonic() + _CREW_READY_S, done)
+        self._await(crew, time.monotonic() + _CREW_READY_S)
 
-    def _await(self, crew: Crew, deadline_s: float, done: Callable[[str], None]) -> None:
-        if self._ending:
-            done(ENDING)
-        elif crew.ready:
-            self._settle(crew, done)
+    def _await(self, crew: Crew, deadline_s: float) -> None:
+        if crew.ready:
+            self._settle(crew)
         elif crew.alive != crew.workers or time.monotonic() > deadline_s:
-            self._give_up(crew, done)
+            self._give_up(crew)
         else:
-            self._loop.later(_CREW_POLL_S, partial(self._await, crew, deadline_s, done))
+            self._loop.later(_CREW_POLL_S, partial(self._await, crew, deadline_s))
 
-    def _settle(self, crew: Crew, done: Callable[[str], None]) -> None:
+    def _tell_reloaded(self, error: str) -> None:
+        done, self._reloaded = self._reloaded, _unheard
+        done(error)
+
+    def _settle(self, crew: Crew) -> None:
         """The new crew serves: the old one may go."""
         old, self._crew, self._next = self._crew, crew, None
         crew.settled = True
@@ -305,11 +309,11 @@ class Supervisor:
         self._drain(old)
         _log.info("reloaded: %d workers serve", len(crew.workers))
         self._tell()
-        done("")
+        self._tell_reloaded("")
         if renewed:
             self._loop.later(_RENEW_CONTROLLER_S, self._renew_controller)
 
-    def _give_up(self, crew: Crew, done: Callable[[str], None]) -> None:
+    def _give_up(self, crew: Crew) -> None:
         self._next = None
         self._renewal.failed(time.monotonic())
         crew.dismiss()
@@ -317,7 +321,7 @@ class Supervisor:
         for child in crew.alive:
             _kill(child)
         _log.error("not reloaded: the new workers do not get so far; the old ones go on")
-        done("the new workers do not serve; the old ones go on (see the log)")
+        self._tell_reloaded("the new workers do not serve; the old ones go on (see the log)")
 
     def _renew_controller(self) -> None:
         controller = self._controller
@@ -450,6 +454,7 @@ class Supervisor:
         _log.info("ending: workers drain first")
         self._ending = True
         self._loop.forget()
+        self._tell_reloaded(ENDING)
         for one in self._sockets.clients:
             one.close()  # the workers close theirs: from now on connections are refused
         keep_ready(self._paths, ready=False)
@@ -494,6 +499,10 @@ def _row(role: str, name: str, pid: int, restarts: int, started_at: datetime) ->
         "restarts": restarts,
         "started_at": started_at.isoformat(),
     }
+
+
+def _unheard(error: str) -> None:
+    """Nobody waits for this reload; the log has what became of it."""
 
 
 def _kill(child: Child) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -18,8 +18,10 @@ from lbctl.model import Backend, Member, Membership, Process
 from lbctl.paths import Paths
 from lbctl.process.controller import Controller, Reloader, catch_up, tell_processes
 from tests.support.deadlines import eventually, scaled
+from tests.unit.process.scripted import serving
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from lbctl.control.scaler import Scaler
@@ -145,14 +147,46 @@ async def test_one_that_cannot_catch_up_leads_on(
     assert "goes on with the settings it has" in caplog.text
 
 
+async def test_it_is_ready_as_soon_as_it_knows_its_place(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, tmp_path / "secrets")
+    ready = asyncio.Event()
+    lone = Controller(Config(), paths, "", ())
+    async with asyncio.timeout(scaled(5)):
+        await lone._lead(ready.set)
+    assert ready.is_set()  # it leads
+
+    ready.clear()
+    second = Controller(Config(), paths, "b", ())
+    second._supervisor = cast("SupervisorClient", NoProcesses())
+    leading = asyncio.create_task(second._lead(ready.set))
+    async with serving(paths) as hub:
+        await eventually(lambda: hub.peers.lbs == ["b"])
+        async with asyncio.timeout(scaled(5)):
+            await ready.wait()  # it follows
+    assert not leading.done()
+    leading.cancel()
+
+
+class NoProcesses:
+    """A supervisor's client."""
+
+    async def process_changes(self) -> AsyncIterator[list[Process]]:
+        yield []
+
+    async def reload(self) -> None:
+        pass
+
+
 class Processes:
     """ports.Traffic, as far as it tells which processes there are."""
 
     def __init__(self, *pids: int) -> None:
         self.pids = pids
+        self.others: list[Process] = []
 
     def processes(self) -> list[Process]:
-        return [Process("worker", f"w-{i}", pid, 0, WHEN) for i, pid in enumerate(self.pids)]
+        own = [Process("worker", f"w-{i}", pid, 0, WHEN) for i, pid in enumerate(self.pids)]
+        return own + self.others
 
 
 async def test_the_history_hears_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +198,15 @@ async def test_the_history_hears_of_processes(monkeypatch: pytest.MonkeyPatch) -
     await eventually(lambda: len(told) == 1)
     processes.pids = (11,)
     await eventually(lambda: len(told) == 2)
+    ahead = datetime.now(UTC) + timedelta(seconds=1)
+    processes.others = [
+        Process("worker", "b/w-0", 31, 0, WHEN, "b"),  # known only now
+        Process("worker", "b/w-1", 32, 0, ahead, "b"),
+    ]
+    await eventually(lambda: len(told) == 3)
     telling.cancel()
     assert [(one.kind, one.subject, one.text) for one in told] == [
         (Kind.PROCESS, "w-1", "started again, in the place of pid 12"),
         (Kind.PROCESS, "w-1", "ended"),
+        (Kind.PROCESS, "b/w-1", "started"),
     ]

@@ -30,18 +30,28 @@ class FakeLbs:
         self.calls: list[str] = []
         self.failing: set[str] = set()
         self.heard: Callable[[], object] = list  # whenever one is told to reload
-
-    async def reload_peers(self, within_s: float) -> None:  # noqa: ARG002 - as the hub's
-        await self._do("peers")
+        self.peers = FakePeers(self)
 
     async def reload(self) -> None:
-        await self._do("own")
+        await self.do("own")
 
-    async def _do(self, what: str) -> None:
+    async def do(self, what: str) -> None:
         self.calls.append(what)
         self.heard()
         if what in self.failing:
             raise OperationError("they do not serve")
+
+
+class FakePeers:
+    def __init__(self, lbs: FakeLbs) -> None:
+        self._lbs = lbs
+
+    async def reload(self, within_s: float) -> None:  # noqa: ARG002 - as the real ones'
+        await self._lbs.do("peers")
+
+    async def take_back(self, within_s: float) -> None:  # noqa: ARG002
+        self._lbs.failing.discard("peers")
+        await self._lbs.do("peers back")
 
 
 @pytest.fixture
@@ -81,7 +91,7 @@ async def test_what_did_not_work_is_not_kept(
     kept = json.loads(paths.serve.read_text()) if paths.serve.exists() else None
     assert kept == before
     assert it.settings()["workers"] == 0
-    assert lbs.calls[-1] == "peers"  # those that took it go back
+    assert lbs.calls[-1] == "peers back"  # those that took it go back
 
 
 async def test_why_it_did_not_work_is_told_though_it_cannot_be_undone(
@@ -135,6 +145,15 @@ async def test_an_lb_that_comes_back_while_others_reload_has_what_it_is_to_have(
         await it.reload({"workers": 3})
         assert told == [new, new]
         assert it.digest() == new
+
+
+def test_who_leads_knows_what_was_changed_without_it(paths: Paths) -> None:
+    """Else it would tell those to reload that have it already, while it reloads itself."""
+    paths.serve.write_text('{"workers": 3}')
+    it = reloader(paths, FakeLbs())
+    assert it.digest() == digest_of(replace(Config(), workers=3))
+    paths.serve.write_text('{"workers": "many"}')
+    assert reloader(paths, FakeLbs()).digest() == digest_of(Config())
 
 
 async def test_the_history_hears_what_changed(paths: Paths) -> None:

@@ -11,9 +11,11 @@ import pytest
 from lbctl.config import Config, Tls
 from lbctl.paths import Paths
 from lbctl.process import controller, logs, supervisor
+from lbctl.process.children import Child
 from lbctl.process.crew import Crew
 from lbctl.process.holdings import Sockets
 from lbctl.process.supervisor import Supervisor
+from lbctl.process.wire import ENDING
 from tests.support.pairs import OPENSSL, make
 from tests.support.scripted import loopback
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lbctl.process.children import Child
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine")
 
@@ -95,6 +96,22 @@ def test_the_controllers_process_has_no_key(
     assert len(begun) == 1
     assert [one.credentials for one in it._crews()] == [None]
     assert it._renewal.certificates == []
+
+
+def test_who_waits_for_a_reload_hears_that_the_lb_ends(
+    it: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(Crew, "alive", property(lambda crew: crew.workers))  # and never ready
+    monkeypatch.setattr(Child, "signal", lambda *_: None)
+    it.reload(heard.append)
+    assert it._next is not None
+    assert heard == []
+    it._wake_write.send(bytes([signal.SIGTERM]))
+    it._signalled()
+    assert heard == [ENDING]
+    it.reload(heard.append)
+    assert heard == [ENDING, ENDING]
 
 
 def test_an_lb_is_ready_when_its_controller_has_led_or_followed_once(
