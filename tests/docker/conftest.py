@@ -71,6 +71,13 @@ class Project:
         }
         return {kind: sorted(names.split()) for kind, names in listed.items()}
 
+    def left(self) -> dict[str, list[str]]:
+        """The same after `down`, but for a network that nobody could remove. One that goes now
+        should have gone before.
+        """
+        found = self.objects()
+        return found | {"networks": [name for name in found["networks"] if remove_network(name)]}
+
     def run(self, name: str, *arguments: str, labels: dict[str, str] | None = None) -> str:
         """`docker run` of a backend that is not of lbctl's making; returns its id."""
         flags = []
@@ -97,15 +104,17 @@ class Project:
             docker("volume", "rm", *left["volumes"])
 
 
-def remove_network(network: str) -> None:
-    """Where nothing is on it, and the engine has lost count, it stays until the engine's next start
-    (moby issue 42119).
+def remove_network(network: str) -> bool:
+    """Returns False where nothing is on it, and the engine has lost count: it stays until the
+    engine's next start (moby issue 42119).
     """
     try:
         docker("network", "rm", network)
     except AssertionError as error:
         if "has active endpoints" not in str(error) or inspect(network)["Containers"]:
             raise
+        return False
+    return True
 
 
 @pytest_asyncio.fixture

@@ -93,7 +93,7 @@ async def test_up_find_and_down(
 
     project.run("stranger")
     assert await stack.down(told) is True
-    assert project.objects() == {"containers": [], "networks": [], "volumes": []}
+    assert project.left() == {"containers": [], "networks": [], "volumes": []}
     assert await stack.find() is None
     assert await stack.down(told) is False
 
@@ -520,8 +520,10 @@ async def test_logs(
     followed = stack.logs(follow=True, tail=0)
     waiting = asyncio.ensure_future(anext(followed))
     docker("kill", "--signal", "TERM", two)  # its stream ends, the others go on
-    await docker_aside("exec", ten, "sh", "-c", "printf 'a\\033[31mb\\n' > /proc/1/fd/1")
     async with asyncio.timeout(scaled(10)):
+        while not waiting.done():  # until it follows
+            printing = "printf 'a\\033[31mb\\n' > /proc/1/fd/1"
+            await docker_aside("exec", ten, "sh", "-c", printing)
         assert str(await waiting) == f"{ten} | a?[31mb"
     await followed.aclose()  # type: ignore[attr-defined]
 

@@ -17,7 +17,7 @@ from lbctl.runtime.containers import backend_body
 from tests.docker.conftest import BASE, docker, inspect
 from tests.support import contract
 from tests.support.contract import Backend
-from tests.support.deadlines import eventually, scaled
+from tests.support.deadlines import eventually, scaled, until
 from tests.support.images import INPUTS_LABEL, ImageSet, ensure_images
 
 if TYPE_CHECKING:
@@ -162,7 +162,9 @@ async def test_logs_one_json_object_a_request(
     backend = await serving(start())
     backend.get('/a"b\\?x', {"X-Request-Id": 'id"1', "X-Forwarded-For": "192.0.2.1"})
     name = container_of(project)
-    lines = [line for line in docker("logs", name).splitlines() if "192.0.2.1" in line]
+    lines = until(
+        lambda: [line for line in docker("logs", name).splitlines() if "192.0.2.1" in line]
+    )
     entry = json.loads(lines[0])
     assert (entry["status"], entry["request_id"], entry["target"]) == (404, 'id"1', '/a"b\\?')
     assert entry["bytes"] > 0

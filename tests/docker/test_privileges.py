@@ -106,9 +106,17 @@ def test_only_traffic_and_the_admin_port_are_published(stage: Stage) -> None:
 
 
 def pids(container: str) -> list[int]:
-    """Of all its processes, as the machine counts them."""
-    rows = docker("top", container, "-o", "pid").splitlines()[1:]
-    return [int(row) for row in rows]
+    """Of all its processes, as the machine counts them, but for those that the engine lets look
+    after its health now and then.
+    """
+    rows = [row.split() for row in docker("top", container, "-o", "pid,ppid").splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent in rows}
+    first = int(inspect(container)["State"]["Pid"])
+
+    def is_of_the_first(pid: int) -> bool:
+        return pid == first or (pid in parents and is_of_the_first(parents[pid]))
+
+    return [pid for pid in parents if is_of_the_first(pid)]
 
 
 def status_of(pid: int) -> dict[str, str]:

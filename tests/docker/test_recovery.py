@@ -105,7 +105,8 @@ def test_a_leading_controller_that_hangs_costs_nothing(stage: Stage) -> None:
     took_s = time.monotonic() - began
     print(f"\n[{took_s:.1f} s] until another leads, after SIGSTOP of the controller", end="")
     assert stage.cli.status()["leader"] != victim["lb"]
-    assert took_s < scaled(3 + 1.5)  # until it is noticed, and a second
+    # Until it is noticed, and a second. A judge that came late itself gives the time anew.
+    assert took_s < scaled(2 * 3 + 1.5)
     until(stage.both_lbs, within=20)
     stage.settle(THREE)
     said = load.finish()

@@ -13,7 +13,7 @@ from lbctl.errors import EngineError, ImageError
 from lbctl.model import LABEL_REVISION, EngineHealth, Instance, Phase, Release
 from lbctl.runtime.docker import DockerRuntime
 from tests.docker.conftest import BASE, docker, docker_aside, inspect
-from tests.support.deadlines import scaled
+from tests.support.deadlines import scaled, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -373,7 +373,9 @@ async def test_nothing_is_missed_from_subscribed_on(
 
 async def test_watch_tells_nothing_old(runtime: DockerRuntime, project: Project) -> None:
     identity = project.run("one")
+    until(lambda: "up" in docker("logs", identity))  # it has its trap
     docker("kill", "--signal", "TERM", identity)
+    docker("wait", identity)
     watcher = Watcher(runtime)
     await watcher.until(lambda change: change.action == "subscribed")
     docker("start", identity)

@@ -110,7 +110,7 @@ def test_two_projects_side_by_side(stage: Stage) -> None:
             row["ip"] for row in stage.cli.backends()
         }
         other.cli.ok("down")
-        assert other.project.objects() == {"containers": [], "networks": [], "volumes": []}
+        assert other.project.left() == {"containers": [], "networks": [], "volumes": []}
         stage.settle(THREE)
 
 
@@ -123,15 +123,15 @@ def test_a_stranger_that_stops_is_out_before_it_is_dead(stage: Stage) -> None:
     stage.settle(THREE | {"stranger"})
     stranger = stage.full("stranger")
     # Half a request: nginx waits for the rest, and so lives on for a while after its signal.
-    with _half_a_request(stage.address("stranger")):
-        load = Wrk(stage.cli.url + "/", seconds=4)
-        until(lambda: stage.row("stranger")["requests_per_second"] > 0)
-        with stage.disturbed("stop", "-t", "3", stranger) as began:
-            stage.settle(THREE)
-            stage.report("docker stop stranger, which still runs", began)
-            assert inspect(stranger)["State"]["Running"]
-            assert stage.row("stranger")["state"] == "draining"
-        said = load.finish()
+    half = _half_a_request(stage.address("stranger"))
+    load = Wrk(stage.cli.url + "/", seconds=4)
+    until(lambda: stage.row("stranger")["requests_per_second"] > 0)
+    with stage.disturbed("stop", "-t", "30", stranger) as began, half:
+        stage.settle(THREE)
+        stage.report("docker stop stranger, which still runs", began)
+        assert inspect(stranger)["State"]["Running"]
+        assert stage.row("stranger")["state"] == "draining"
+    said = load.finish()
     assert said.failed == 0, said.text
     assert not inspect(stranger)["State"]["Running"]
 
@@ -214,13 +214,13 @@ def test_labels_that_lie_keep_out_and_harm_nothing(stage: Stage) -> None:
     for name, (labels, _) in LIES.items():
         stage.join(f"stranger-{name}", labels=labels)
     known = {stage.full(f"stranger-{name}") for name, (_, reason) in LIES.items() if reason}
-    invalid = until(lambda: [b for b in stage.cli.backends("invalid") if b["name"] in known])
+    until(lambda: known <= {row["name"] for row in stage.cli.backends("invalid")})
     for name, (_, reason) in LIES.items():
         if reason:
             row = stage.row(f"stranger-{name}")
             assert row["state"] == "invalid"
             assert row["reason"].startswith(reason), row["reason"]
-    assert len(stage.cli.status()["backends"]) == len(THREE) + len(invalid)
+    assert len(stage.cli.status()["backends"]) == len(THREE) + len(known)
     stage.settle(THREE)
     assert stage.cli.status()["generation"] == generation
     said = load.finish()
@@ -261,7 +261,7 @@ def test_two_commands_at_the_same_time_come_one_after_the_other() -> None:
         assert down.status == 0, down
         assert up.status == 0 or "was ended while it started" in up.err, up
         stage.cli.ok("down")
-        assert not any(stage.project.objects().values())
+        assert not any(stage.project.left().values())
 
 
 def test_the_pod_does_not_hold_up_a_machine_that_is_shut_down(stage: Stage) -> None:

@@ -102,4 +102,4 @@ def test_what_no_lb_could_serve_starts_nothing(cli: Cli, tmp_path: Path) -> None
         result = cli("up", "--tls-dir", str(tmp_path))
         assert result.status == 1
         assert "the key is not that of the certificate" in result.err
-        assert not any(stage.project.objects().values())
+        assert not any(stage.project.left().values())

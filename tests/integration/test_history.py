@@ -92,6 +92,8 @@ def test_every_list_that_was_ever_served_is_in_the_history(stack: Cli) -> None:
             time.sleep(0.7 * secrets.SystemRandom().random())
             kill_controller(stack)
             scaling.join()
+            if stack.status()["replicas"] != wanted:  # nobody heard it who still is
+                stack.ok("scale", str(wanted))
             until(partial(_has, stack, wanted), within=60)
     finally:
         seen = reader.finish()

@@ -187,12 +187,12 @@ def test_no_new_connection_waits_on_a_dead_worker(stack: Cli) -> None:
         while not stop.is_set():
             begun = time.monotonic()
             with socket.create_connection(("127.0.0.1", stack.port), timeout=scaled(5)) as one:
-                one.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
                 try:
+                    one.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
                     if one.recv(1000).startswith(b"HTTP/1.1 200"):
                         waits.append(time.monotonic() - begun)
-                except ConnectionResetError:
-                    pass  # it was being answered by the one that died
+                except (ConnectionResetError, BrokenPipeError):
+                    pass  # it was the one's that died
             time.sleep(0.002)
 
     thread = threading.Thread(target=knock)
@@ -208,8 +208,8 @@ def test_no_new_connection_waits_on_a_dead_worker(stack: Cli) -> None:
     print(f"longest wait of {len(waits)} new connections: {max(waits) * 1000:.0f} ms")
     assert len(waits) > 20
     # The first death of a worker is made good at once; later ones with a growing pause, in
-    # which the other worker takes the connections.
-    assert max(waits) < scaled(0.1)
+    # which the other worker takes the connections. (A SYN that nobody took comes again after 1 s.)
+    assert max(waits) < 0.9
 
 
 def test_a_hung_worker_keeps_no_connection_waiting(stack: Cli) -> None:

@@ -120,7 +120,9 @@ def test_a_thousand_slow_clients_leave_the_p99_of_others_within_twice_of_before(
         f"{SLOW} slow clients ({mode}), p99 of the others: {before:.2f} ms before, "
         f"{during:.2f} ms beside them; {min(held):.0f} connections held, {answered} answered"
     )
-    assert during <= 2 * before, (before_ms, during_ms)
+    # Of the same moment each: this machine is not always as fast.
+    ratios = [beside / alone for alone, beside in zip(before_ms, during_ms, strict=True)]
+    assert statistics.median(ratios) <= 2, (before_ms, during_ms)
     if mode in ("read", "ranges"):
         assert answered == ROUNDS * SLOW
     if mode != "body":  # backends answer a POST with 405 at once, and that ends it

@@ -155,6 +155,10 @@ backend answers. What takes longer than twice that hangs.
 """
 
 
+WRK = ("wrk", "-t1", f"--timeout={scaled(2 * _ANSWER_S):.0f}s")
+"""By itself it calls an answer late that took one connect timeout."""
+
+
 class Wrk:
     """Load on a URL for `seconds`.
 
@@ -164,7 +168,7 @@ class Wrk:
 
     def __init__(self, url: str, seconds: float, connections: int = 32) -> None:
         self._process = subprocess.Popen(
-            ["wrk", "-t1", f"-c{connections}", f"-d{int(seconds)}s", url],
+            [*WRK, f"-c{connections}", f"-d{int(seconds)}s", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

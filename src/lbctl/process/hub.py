@@ -149,13 +149,13 @@ class Hub:
         """Workers of now get it over their socket, those to come find it in the file."""
         self._snapshot = snapshot
         document = wire.snapshot_document(snapshot)
+        line = wire.encode({"snapshot": document})
+        for worker in self._workers:  # before the file: a disk may take its time
+            worker.writer.write(line)
         try:
             write_atomically(self._paths.snapshot, json.dumps(document).encode())
         except OSError as error:
             _log.warning("the snapshot is not saved, new workers will wait for it: %s", error)
-        line = wire.encode({"snapshot": document})
-        for worker in self._workers:
-            worker.writer.write(line)
 
     async def unrouted(self, backend_id: str, deadline_s: float) -> int:
         def settled() -> bool:
