@@ -126,6 +126,13 @@ async def test_an_lb_that_is_replaced_is_there_twice(paths: Paths) -> None:
         assert hub.peers.lbs == ["b", "b"]
 
 
+async def renewed(paths: Paths, peer: ScriptedPeer, lb: str) -> None:
+    """It is told to reload, does, and another takes its place."""
+    assert await peer.heard() == {"reload": {}}
+    peer.say({"reloaded": ""})
+    await follow(paths, lb)
+
+
 async def test_other_lbs_reload_one_after_the_other(paths: Paths) -> None:
     async with serving(paths) as hub:
         second, first = await follow(paths, "c"), await follow(paths, "b")
@@ -135,9 +142,7 @@ async def test_other_lbs_reload_one_after_the_other(paths: Paths) -> None:
         assert not reloading.done()
         first.say({"reloaded": ""})
         await follow(paths, "b")
-        assert await second.heard() == {"reload": {}}
-        second.say({"reloaded": ""})
-        await follow(paths, "c")
+        await renewed(paths, second, "c")
         await reloading
 
 
@@ -187,9 +192,7 @@ async def test_one_that_is_ending_is_passed_over(paths: Paths) -> None:
         reloading = asyncio.create_task(hub.peers.reload(scaled(60)))
         assert await ending.heard() == {"reload": {}}
         ending.say({"reloaded": wire.ENDING})
-        assert await other.heard() == {"reload": {}}
-        other.say({"reloaded": ""})
-        await follow(paths, "c")
+        await renewed(paths, other, "c")
         async with asyncio.timeout(scaled(5)):
             await reloading
 
@@ -238,12 +241,8 @@ async def test_an_lb_that_missed_a_reload_is_set_right_once(paths: Paths) -> Non
             else:  # its environment says so: it is asked nothing until somebody reloads
                 await eventually(lambda: len(hub.peers.lbs) == 2)
                 reloading = asyncio.create_task(hub.peers.reload(scaled(5)))
-                assert await peer.heard() == {"reload": {}}
-                peer.say({"reloaded": ""})
-                await follow(paths, "b")
-                assert await right.heard() == {"reload": {}}
-                right.say({"reloaded": ""})
-                await follow(paths, "c")
+                await renewed(paths, peer, "b")
+                await renewed(paths, right, "c")
                 await reloading
             if not again:
                 await open_ends.pop().leave()
@@ -310,9 +309,7 @@ async def test_who_cannot_go_back_keeps_nobody_else_from_it(
         going = asyncio.create_task(hub.peers.take_back(scaled(5)))
         assert await first.heard() == {"reload": {}}
         first.say({"reloaded": "they do not serve"})
-        assert await second.heard() == {"reload": {}}
-        second.say({"reloaded": ""})
-        await follow(paths, "c")
+        await renewed(paths, second, "c")
         await going
     assert "lb b has not reloaded: they do not serve; it may go on with" in caplog.text
 
